@@ -1,0 +1,40 @@
+# The same names in README, CI and docs. Everything installs itself: `make run` on a fresh Debian 12 is enough.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: help setup run test check clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+# What the targets need of the system; python3-pydbus is what CMS code in Python uses (contract tests).
+APT := mosquitto dbus python3-venv python3-pydbus
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+help: ## say what there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: .venv/.ready ## system packages and a virtual environment in .venv; does nothing when all is there
+
+.venv/.ready: pyproject.toml
+	@missing=; for package in $(APT); do dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then \
+	    $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -y -qq --no-install-recommends $$missing; \
+	fi
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+run: setup ## the main job: six devices, five seats, a kill -9 in the middle (STAY=1 leaves it up)
+	@PYTHONPATH=tests $(BIN)/python tests/system/main_job.py $(if $(STAY),--stay)
+
+test: setup ## every test
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: setup ## ruff, mypy strict, import contracts
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove what the other targets made
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info

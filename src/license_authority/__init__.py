@@ -1,0 +1,1 @@
+"""The vendor's side: makes roots and grants. Imports only the pure layers `documents` and `domain` of the daemon."""

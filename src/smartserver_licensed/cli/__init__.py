@@ -1,0 +1,1 @@
+"""licensectl: a D-Bus client with a terminal's manners."""

@@ -1,0 +1,290 @@
+"""The one way through: observations → decide → make durable → apply → publish → replace the status.
+
+Rules (OVERVIEW, WIRE.md):
+- one batch at a time; what comes meanwhile waits in the adapter's queue and is in the next one;
+- nothing is decided before the own state is loaded and a snapshot of the broker is complete;
+- persist, then publish: what was announced survives a power cut;
+- the watchdog is fed by finished batches, not by a timer.
+
+What this module does not do: it reads no message (`observing`), decides nothing (`domain.seats`), says nothing itself
+(`speaking`, `outbox`, `showing`) and keeps nothing durable (`keeper`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from smartserver_licensed.domain import messages, withholding
+from smartserver_licensed.domain.admission import Admission
+from smartserver_licensed.domain.counting import SMARTSERVER, UnitId, only_device
+from smartserver_licensed.domain.devices import DeviceState
+from smartserver_licensed.domain.entitlement import capacity, ended_grace_days, next_end
+from smartserver_licensed.domain.facts import Device
+from smartserver_licensed.domain.ledger_state import Cause, Event, LedgerState, SeatGiven, SeatLost
+from smartserver_licensed.domain.licenses import License
+from smartserver_licensed.domain.refusal import Refusal, RefusalLimit, refuse
+from smartserver_licensed.domain.seats import Decision, Entitled
+from smartserver_licensed.domain.status import Status, Totals, license_state
+from smartserver_licensed.domain.withholding import Answer
+
+from .keeper import Keeper
+from .observing import Observer
+from .outbox import Outbox
+from .policy import Policy
+from .ports import Announcer, Broker, Clocks, Notifier
+from .showing import Display
+from .speaking import Speaker
+from .telling import tell
+
+AUDIT_INTERVAL_S = 3_600.0
+LONGEST_WAIT_S = 1.0
+_TAKEN_AT_ONCE = 1_000
+
+
+class Controller:
+    """The daemon's heart: one per process."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        keeper: Keeper,
+        clocks: Clocks,
+        announcer: Announcer,
+        notifier: Notifier,
+        policy: Policy,
+        install_code: str,
+        version: str,
+    ) -> None:
+        self._broker = broker
+        self._keeper = keeper
+        self._clocks = clocks
+        self._announcer = announcer
+        self._notifier = notifier
+        self._install_code = install_code
+        self._version = version
+        self._outbox = Outbox(broker, clocks.wall_ms)
+        self._speaker = Speaker(self._outbox, self.answer)
+        self._observer = Observer(broker, clocks, self._outbox, self._speaker, policy, lambda: keeper.state)
+        self._display = Display(announcer, notifier, self._outbox, clocks, self._make_status())
+        self._limit = RefusalLimit()
+        self._lock = asyncio.Lock()
+        self._touched: dict[UnitId, None] = {}
+        self._next_audit_at = clocks.monotonic() + AUDIT_INTERVAL_S
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Load the state, before anything is decided. Raises LedgerBusyError only."""
+        await self._keeper.open()
+        self._state_changed()
+        self._replace_status()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        while True:
+            wait_s = max(0.0, min(self._next_due_at() - self._clocks.monotonic(), LONGEST_WAIT_S))
+            events = await self._broker.take(_TAKEN_AT_ONCE, wait_s)
+            async with self._lock:
+                for event in events:
+                    self._observer.observe(event)
+                await self._batch()
+            self._notifier.progressed()
+
+    async def commit_license(self, event: Event) -> bool:
+        """Make a license event durable, leave no earlier copy of the state, and act on it in the same breath."""
+        async with self._lock:
+            is_durable = await self._keeper.commit([event]) and await self._keeper.rewrite()
+            if is_durable:
+                self.admission.mark_all(self._keeper.state)
+            else:
+                self._state_changed()
+            await self._batch()
+            return is_durable
+
+    # -- one batch -----------------------------------------------------------------------------------------------------
+
+    async def _batch(self) -> None:
+        now_s = self._clocks.monotonic()
+        await self._on_time(now_s)
+        if self._keeper.state is None:
+            self._refuse_without_state(now_s)
+        elif self._observer.is_current:
+            await self._decide(self._keeper.state, now_s)
+        if self._observer.is_current:
+            self._speak(now_s)
+        self._replace_status()
+
+    async def _on_time(self, now_s: float) -> None:
+        if self._keeper.retry_at is not None and now_s >= self._keeper.retry_at:
+            await self._keeper.open()
+            self._state_changed()
+        self._observer.on_time(now_s)
+        if now_s >= self._next_audit_at:
+            self._next_audit_at = now_s + AUDIT_INTERVAL_S
+            self._audit()
+
+    async def _decide(self, state: LedgerState, now_s: float) -> None:
+        grace = self._keeper.grace()
+        decision = self.admission.decide(state, self._entitled(state), grace=grace, now_s=now_s)
+        given = [each.unit for each in decision.events if isinstance(each, SeatGiven)]
+        newly = {unit for unit in given if unit not in state.seats}
+        has_news = bool(decision.events) or decision.grace != grace or now_s >= self._keeper.mark_due_at
+        if has_news and not await self._keeper.commit(decision.events, decision.grace):
+            self._state_changed()
+            return
+        self._touched.update(self.admission.applied(state, decision, now_s))
+        self._keeper.has_excess = self.totals().excess > 0
+        self._speak(now_s)  # lic first: a device waits for it, ev/lic is for the record
+        self._announce(decision, newly)
+        self._refuse(decision.refusals, now_s)
+
+    def _entitled(self, state: LedgerState) -> Entitled:
+        now, licenses = self._keeper.now(), self.licenses()
+        return Entitled(capacity(licenses, now), ended_grace_days(licenses, now))
+
+    def _speak(self, now_s: float) -> None:
+        facts = self.admission.facts
+        devices = {device.id: device for unit in self._touched for device in facts.members(unit)}
+        self._touched.clear()
+        for device_id in self._speaker.due(now_s):
+            if (due := facts.device(device_id)) is not None:
+                devices[device_id] = due
+        for device in self._speaker.speak(devices.values(), totals=self.totals(), now_s=now_s):
+            facts.forget(device)
+
+    def answer(self, device: Device) -> Answer:
+        """What a device should hear now; the rule is `withholding`'s."""
+        state = self._keeper.state
+        view = self.admission.facts.view(device.unit)
+        return withholding.answer(
+            is_ledger_usable=state is not None,
+            was_licensed_at_start=device.was_licensed_at_start,
+            is_deleted=device.state is DeviceState.DELETED,
+            is_internal=device.unit == SMARTSERVER,
+            seat=state.seats.get(device.unit) if state else None,
+            is_absent=view.is_absent,
+            is_held=view.is_held,
+            has_asked=view.asked_at is not None,
+        )
+
+    def _announce(self, decision: Decision, newly: set[UnitId]) -> None:
+        totals = self.totals()
+        for event in decision.events:
+            match event:
+                case SeatGiven(unit) if unit in newly:
+                    self._say_event("admission", unit, None, totals)
+                case SeatLost(unit, cause):
+                    kind = "revocation" if cause in {Cause.GRACE_ENDED, Cause.REVOKED} else "release"
+                    self._say_event(kind, unit, cause.value, totals)
+        if decision.adopted:
+            tell(messages.ADOPTED, COUNT=len(decision.adopted), DEVICE=decision.adopted[0], CAPACITY=totals.capacity)
+        if decision.revoked:
+            tell(messages.REVOKED, COUNT=len(decision.revoked), DEVICE=decision.revoked[0], CAPACITY=totals.capacity)
+
+    def _say_event(self, kind: str, unit: UnitId, reason: str | None, totals: Totals) -> None:
+        members = self.admission.facts.members(unit)
+        device = members[0].id if members else only_device(unit)
+        self._outbox.event(kind, str(unit), device, reason=reason, capacity=totals.capacity, used=totals.used)
+
+    def _refuse(self, refusals: Iterable[Refusal], now_s: float) -> None:
+        for refusal in refusals:
+            if not self._limit.allows(refusal.request.unit, now_s):
+                continue
+            self._outbox.refusal(refusal)
+            device, code = str(refusal.request.device), refusal.code.value
+            details = {"capacity": refusal.capacity, "used": refusal.used, "message": refusal.sentence}
+            self._announcer.rejected(device, code, details)
+            tell(messages.SEAT_REFUSED, DEVICE=device, CODE=code, CAPACITY=refusal.capacity, USED=refusal.used)
+
+    def _refuse_without_state(self, now_s: float) -> None:
+        """No ledger: nothing is admitted; whoever asks is told why, and what runs is left alone."""
+        facts, totals = self.admission.facts, self.totals()
+        requests = [each for each in facts.take_requests() if facts.view(each.unit).state is not DeviceState.PROVISIONED]
+        self._refuse([refuse(each, totals=totals, is_storage_usable=False) for each in requests], now_s)
+        self._touched.update(dict.fromkeys(self.admission.due_units()))
+
+    # -- state comes and goes ------------------------------------------------------------------------------------------
+
+    def _state_changed(self) -> None:
+        """The ledger was opened, or failed: memory follows."""
+        state = self._keeper.state
+        if state is not None:
+            tell(messages.LEDGER_OPENED, USED=1 + state.provisioned, RESERVED=state.reserved)
+            if self._keeper.storage_reason:
+                tell(messages.LEDGER_REPAIRED, REASON=self._keeper.storage_reason)
+        self.admission.state_changed(state, self._clocks.monotonic())
+
+    def _audit(self) -> None:
+        """Recount the seat table and look at every unit again; a difference is a bug report, not routine."""
+        state = self._keeper.state
+        if state is not None and (counted := (state.provisioned, state.reserved)) != (recounted := state.recount()):
+            tell(messages.AUDIT_DIFFERENCE, COUNTED=counted, RECOUNTED=recounted)
+            state.provisioned, state.reserved = recounted
+        self.admission.mark_all(state)
+
+    def _next_due_at(self) -> float:
+        now_s = self._clocks.monotonic()
+        moments: list[float | None] = [
+            self._keeper.retry_at,
+            self._observer.next_due_at(),
+            self._next_audit_at,
+            self._speaker.next_due_at(),
+        ]
+        if self._keeper.state is not None and self._observer.is_current:
+            now = self._keeper.now()
+            end = next_end(self.licenses(), now)
+            moments += [
+                self.admission.next_due_at(can_take=self.totals().free == 0),
+                now_s if self.admission.is_due else None,
+                now_s + end - now if end is not None else None,
+                now_s + self._keeper.grace().remaining_s if self._keeper.has_excess else None,
+            ]
+        return min(each for each in moments if each is not None)
+
+    # -- what is asked of it -------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        """The status as of the last batch."""
+        return self._display.status
+
+    @property
+    def admission(self) -> Admission:
+        """Facts and queues under the current SID."""
+        return self._observer.admission
+
+    def licenses(self) -> tuple[License, ...]:
+        """The licenses of the installed grant."""
+        state = self._keeper.state
+        return state.installed.grant.licenses if state and state.installed else ()
+
+    def totals(self) -> Totals:
+        """The counts as of now; O(1)."""
+        state = self._keeper.state
+        waiting = self.admission.queues.waiting
+        if state is None:
+            return Totals(0, 0, 0, waiting)
+        return Totals(capacity(self.licenses(), self._keeper.now()), state.provisioned, state.reserved, waiting)
+
+    def _make_status(self) -> Status:
+        state, storage, totals = self._keeper.state, self._keeper.storage, self.totals()
+        return Status(
+            state=license_state(is_started=self._observer.is_started, storage=storage, is_bound=True, totals=totals),
+            totals=totals,
+            storage=storage,
+            clock=self._keeper.clock(),
+            is_broker_connected=self._broker.is_connected,
+            customer_id=state.installed.grant.customer_id if state and state.installed else "",
+            segment_id=self._observer.sid or "",
+            install_code=self._install_code,
+            assurance="install-code",
+            version=self._version,
+        )
+
+    def _replace_status(self) -> None:
+        is_shown = self._display.replace(
+            self._make_status(), is_current=self._observer.is_current, is_doubtful=self._observer.is_status_doubtful
+        )
+        self._observer.is_status_doubtful = not is_shown

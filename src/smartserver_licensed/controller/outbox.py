@@ -1,0 +1,116 @@
+"""Everything the daemon publishes on MQTT, and the recognition of its own messages when they come back.
+
+Rules (WIRE.md): own messages are recognised by exact payload among the last 8 sent per topic, so that an own
+`provision` is no request and an own older `lic` no tampering. Without a connection or a SID nothing is published; the
+snapshot after the next connect repairs.
+
+What this module does not do: it decides nothing; payload forms are `formats.iap`'s.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from smartserver_licensed.domain.devices import DeviceId
+from smartserver_licensed.domain.facts import Device
+from smartserver_licensed.domain.refusal import Refusal
+from smartserver_licensed.domain.status import Status, Totals
+from smartserver_licensed.domain.withholding import Answer
+from smartserver_licensed.formats import iap
+
+from .ports import Broker
+
+_REMEMBERED = 8
+
+
+class Outbox:
+    """Publishes under one SID. `wall_ms` gives the time that people read."""
+
+    def __init__(self, broker: Broker, wall_ms: Callable[[], int]) -> None:
+        self._broker = broker
+        self._wall_ms = wall_ms
+        self._sent: dict[str, deque[bytes]] = {}
+        self.sid: str | None = None
+
+    def forget_sent(self) -> None:
+        """A new connection: what was sent over the old one does not come back."""
+        self._sent.clear()
+
+    def is_own(self, topic: str, payload: bytes, *, once: bool = False) -> bool:
+        """Whether we sent this. `once`: one echo answers for one message, as a person may send the same bytes."""
+        sent = self._sent.get(topic)
+        if sent is None or payload not in sent:
+            return False
+        if once:
+            sent.remove(payload)
+        return True
+
+    def lic(self, device: Device, answer: Answer, totals: Totals) -> bool:
+        """Say `lic` to a device."""
+        if self.sid is None or answer.licensed is None:
+            return False
+        payload = iap.lic_payload(
+            licensed=answer.licensed,
+            reason=answer.reason.value if answer.reason else None,
+            capacity=totals.capacity,
+            used=totals.used,
+            mru_ms=self._wall_ms(),
+        )
+        return self._publish(iap.lic_topic(self.sid, device.id), payload, retain=True)
+
+    def do(self, device: DeviceId, payload: bytes) -> bool:
+        """Ask a device's engine for an action."""
+        return self.sid is not None and self._publish(iap.do_topic(self.sid, device), payload)
+
+    def status(self, status: Status) -> bool:
+        """Publish `fb/lic`."""
+        if self.sid is None:
+            return False
+        return self._publish(iap.status_topic(self.sid), iap.status_payload(status, self._wall_ms()), retain=True)
+
+    def refusal(self, refusal: Refusal) -> None:
+        """One `ev/error` in the vendor's form and one `ev/lic`."""
+        if self.sid is None:
+            return
+        error = iap.refusal_error_payload(
+            topic=iap.do_topic(self.sid, refusal.request.device),
+            message=refusal.sentence,
+            code=refusal.code.value,
+            capacity=refusal.capacity,
+            used=refusal.used,
+            utc_ms=self._wall_ms(),
+        )
+        self._publish(iap.error_topic(self.sid), error)
+        self.event(
+            "rejection",
+            str(refusal.request.unit),
+            refusal.request.device,
+            reason=refusal.code.value,
+            capacity=refusal.capacity,
+            used=refusal.used,
+        )
+
+    def event(
+        self, kind: str, unit: str, device: DeviceId | None, *, reason: str | None, capacity: int, used: int
+    ) -> None:
+        """One record on `ev/lic`."""
+        if self.sid is None:
+            return
+        payload = iap.event_payload(
+            kind, unit=unit, device=device, reason=reason, capacity=capacity, used=used, utc_ms=self._wall_ms()
+        )
+        self._publish(iap.event_topic(self.sid), payload)
+
+    def warning(self, message: str, code: str) -> None:
+        """One `ev/warning`; the CMS raises an alarm for it."""
+        if self.sid is not None:
+            payload = iap.warning_payload(message=message, code=code, utc_ms=self._wall_ms())
+            self._publish(iap.warning_topic(self.sid), payload)
+
+    def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        if not self._broker.publish(topic, payload, qos=1, retain=retain):
+            return False
+        if topic.endswith(("/lic", "/do")):
+            self._sent.setdefault(topic, deque(maxlen=_REMEMBERED)).append(payload)
+        return True

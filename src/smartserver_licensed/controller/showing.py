@@ -1,0 +1,75 @@
+"""The license status: made anew at the end of each batch, and shown to everybody who follows it.
+
+Rules (OVERVIEW): totals are frozen per batch, so that a status query never waits for disk, broker or network; `fb/lic`
+is guarded: a value that is not ours is replaced, at most once a second.
+
+What this module does not do: it counts nothing and knows no payload.
+"""
+
+from __future__ import annotations
+
+from smartserver_licensed.domain import messages
+from smartserver_licensed.domain.status import State, Status
+
+from .outbox import Outbox
+from .ports import Announcer, Clocks, Notifier
+from .telling import tell
+
+_GUARD_PAUSE_S = 1.0
+
+
+class Display:
+    """The status value and who was shown which."""
+
+    def __init__(self, announcer: Announcer, notifier: Notifier, outbox: Outbox, clocks: Clocks, status: Status) -> None:
+        self._announcer = announcer
+        self._notifier = notifier
+        self._outbox = outbox
+        self._clocks = clocks
+        self._published: Status | None = None
+        self._again_at = 0.0
+        self.status = status
+
+    def replace(self, status: Status, *, is_current: bool, is_doubtful: bool) -> bool:
+        """Replace the value; True when the broker holds it now.
+
+        `is_current`: the broker may be told. `is_doubtful`: it may hold another value than the last one published.
+        """
+        was, self.status = self.status, status
+        if status != was:
+            self._announcer.publish(status)
+            self._notifier.status(line(status))
+            _tell_excess(was, status)
+        now_s = self._clocks.monotonic()
+        if not is_current:
+            return False
+        if status == self._published and (not is_doubtful or now_s < self._again_at):
+            return not is_doubtful
+        self._again_at = now_s + _GUARD_PAUSE_S
+        if not self._outbox.status(status):
+            return False
+        self._published = status
+        return True
+
+
+def line(status: Status) -> str:
+    """The one line that `systemctl status` shows."""
+    totals = status.totals
+    parts = [f"{status.state.value}: {totals.used} of {totals.capacity} devices"]
+    if totals.reserved:
+        parts.append(f"{totals.reserved} reserved")
+    if totals.waiting:
+        parts.append(f"{totals.waiting} waiting")
+    if not status.is_broker_connected:
+        parts.append("the broker is away")
+    if not status.storage.is_writable:
+        parts.append(f"storage {status.storage.value}")
+    return ", ".join(parts)
+
+
+def _tell_excess(was: Status, now: Status) -> None:
+    begun = now.state is State.OVER_CAPACITY
+    if begun == (was.state is State.OVER_CAPACITY):
+        return
+    message = messages.OVER_CAPACITY_BEGUN if begun else messages.OVER_CAPACITY_ENDED
+    tell(message, CAPACITY=now.totals.capacity, USED=now.totals.used)

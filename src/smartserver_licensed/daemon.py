@@ -1,0 +1,180 @@
+"""The composition root: read the configuration, wire adapters, store and controller, serve, stop.
+
+Rules:
+- READY only after the state is loaded and repaired and the bus is there; the broker may be away (STATUS says so);
+- a missing or damaged ledger does not stop the daemon: it serves, admits nothing, and says why;
+- the daemon never creates a ledger on a block device; in an empty directory it does (development);
+- stopping leaves every retained `lic` as it is, and takes less than a second.
+
+Exit codes: 0 stopped, 1 cannot serve (another daemon, no bus), 2 usage or configuration.
+
+What this module does not do: no rule stands here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import BUILD_TIME_S, VERSION, config
+from .adapters import clock, dbus, identity, journal, mqtt, systemd
+from .controller.keeper import Keeper
+from .controller.loop import Controller
+from .controller.policy import Policy
+from .controller.service import Service
+from .controller.telling import tell
+from .documents import envelope
+from .documents.payloads import GRANT_TYPE
+from .documents.trust import Root, load_root
+from .domain import messages
+from .domain.errors import ConfigError, DocumentError, LedgerCorruptError, LicensedError
+from .domain.ledger_state import GrantInstalled, LedgerState
+from .formats.ledger import encode_snapshot
+from .store.area import init_state
+from .store.writer import LedgerWriter
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+DEFAULT_CONFIG = "/etc/smartserver-licensed/config.toml"
+_STOP_LIMIT_S = 0.9
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.init_state is not None:
+            return _init_state(arguments.init_state, arguments.config)
+        settings = config.load(Path(arguments.config))
+        if arguments.check_config:
+            sys.stdout.write(f"{arguments.config}: ok\n")
+            return EXIT_OK
+        journal.install(settings.log.level)
+        return asyncio.run(_serve(settings))
+    except LicensedError as error:
+        sys.stderr.write(f"smartserver-licensed: {error} [{error.code}]\n")
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="smartserver-licensed", description=__doc__.partition("\n")[0])
+    parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help=f"default: {DEFAULT_CONFIG}")
+    parser.add_argument("--check-config", action="store_true", help="check the configuration and exit")
+    parser.add_argument("--init-state", metavar="PATH", help="make a ledger on a device, an image file or a directory")
+    parser.add_argument("--version", action="version", version=VERSION)
+    return parser
+
+
+def _init_state(path: str, config_path: str) -> int:
+    """Make a ledger; one that is there is left alone. Without an identity yet, the first start binds it."""
+    environment_file = "/etc/apollo/environment"
+    if Path(config_path).exists():
+        environment_file = config.load(Path(config_path)).identity.environment_file
+    install_code = ""
+    with contextlib.suppress(LicensedError):
+        install_code = identity.read_install_code(environment_file)
+    is_new = init_state(path, _new_state(install_code))
+    sys.stdout.write(f"{path}: {'a new ledger' if is_new else 'a ledger is there already; nothing was changed'}\n")
+    return EXIT_OK
+
+
+def _new_state(install_code: str) -> bytes:
+    return encode_snapshot(LedgerState(install_code=install_code, mark_s=BUILD_TIME_S))
+
+
+async def _serve(settings: config.Config) -> int:
+    root = _load_root(settings.trust.root)
+    install_code = identity.read_install_code(settings.identity.environment_file)
+    clocks = clock.SystemClocks()
+    notifier = systemd.Notifier()
+    broker = mqtt.MqttBus(
+        host=settings.mqtt.host,
+        port=settings.mqtt.port,
+        username=settings.mqtt.username,
+        password=settings.mqtt.password,
+    )
+    state_path = settings.state.path
+    ledger = LedgerWriter(state_path, create_with=_new_state(install_code) if Path(state_path).is_dir() else None)
+    keeper = Keeper(
+        ledger, clocks, install_code=install_code, verify_grant=lambda each: _verify(each, root), floor_s=BUILD_TIME_S
+    )
+    announcer = dbus.DbusService(address=settings.bus.address)
+    policy = Policy(
+        settle_s=settings.policy.settle_s,
+        absence_grace_s=settings.policy.absence_grace_s,
+        max_devices=settings.policy.max_devices,
+    )
+    controller = Controller(
+        broker=broker,
+        keeper=keeper,
+        clocks=clocks,
+        announcer=announcer,
+        notifier=notifier,
+        policy=policy,
+        install_code=install_code,
+        version=VERSION,
+    )
+    service = Service(controller, keeper, clocks, announcer, root=root, install_code=install_code)
+    stopping = _stop_on_signals()
+    try:
+        await controller.open()
+        await announcer.start(service)
+        tell(messages.STARTED, VERSION=VERSION, STORAGE=keeper.storage.value)
+        notifier.ready()
+        await _until_stopped(stopping, broker.run(), controller.run())
+    finally:
+        notifier.stopping()
+        await announcer.stop()
+        await ledger.close()
+        tell(messages.STOPPED)
+    return EXIT_OK
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
+
+
+async def _until_stopped(stopping: asyncio.Event, *works: object) -> None:
+    """Run until a signal comes or some work fails; its failure is raised. Every task is awaited."""
+    tasks = [asyncio.ensure_future(work) for work in (stopping.wait(), *works)]  # type: ignore[arg-type]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_STOP_LIMIT_S)
+
+
+def _load_root(path: str) -> Root:
+    try:
+        return load_root(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read the root of trust {path}: {error.strerror}") from error
+
+
+def _verify(installed: GrantInstalled, root: Root) -> None:
+    """The stored grant is verified again at each start; one that does not verify was not written by this daemon."""
+    try:
+        envelope.verify(
+            installed.envelope,
+            payload_type=GRANT_TYPE,
+            keys=root.keys_for(GRANT_TYPE),
+            threshold=root.threshold_for(GRANT_TYPE),
+        )
+    except DocumentError as error:
+        raise LedgerCorruptError(f"cannot use the grant in the ledger: {error}") from error
+
+
+logging.captureWarnings(capture=True)
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""DSSE v1 envelopes: the bytes of a document and the signatures over them.
+
+Rules (LICENSING §4; DSSE v1, protocol.md and envelope.md):
+- the signature is over the PAE of the payload type and the exact payload bytes; nothing is ever re-encoded;
+- order of checks: size, strict envelope, payload type, signatures. Only then does the caller see the payload;
+- `keyid` is a hint: it may be missing or wrong; what counts is how many different trusted keys have signed;
+- base64 is the standard alphabet with padding and without spare bits: one encoding for one payload. (DSSE would allow
+  the URL-safe alphabet too.) Unknown members of the envelope are ignored, as DSSE demands.
+
+What this module does not do: it parses no payload (`payloads`, `trust`) and knows no key by itself.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from smartserver_licensed.domain.errors import (
+    DocumentTooLargeError,
+    EnvelopeError,
+    PayloadTypeError,
+    SignatureError,
+    StrictJsonError,
+)
+
+from . import strict_json
+from .keys import PublicKey, SigningKey
+from .strict_json import JsonValue
+
+MAX_DOCUMENT_BYTES = 64 * 1024
+MAX_SIGNATURES = 16  # each one costs a verification with every trusted key
+_MAX_DEPTH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One signature of an envelope; `key_id` is what the envelope claims, or ""."""
+
+    key_id: str
+    sig: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What an envelope holds. Nothing in it is trusted."""
+
+    payload_type: str
+    payload: bytes
+    signatures: tuple[Signature, ...]
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """DSSE's pre-authentication encoding: what is signed."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def parse_envelope(data: bytes) -> Envelope:
+    """The parts of an envelope, unverified. Raises DocumentTooLargeError or EnvelopeError."""
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise DocumentTooLargeError(
+            f"cannot read the document: {len(data)} bytes, the limit is {MAX_DOCUMENT_BYTES} bytes"
+        )
+    try:
+        value = strict_json.parse(data, max_bytes=MAX_DOCUMENT_BYTES, max_depth=_MAX_DEPTH)
+    except StrictJsonError as error:
+        raise EnvelopeError(f"cannot read the envelope: {error}") from error
+    signatures = value.get("signatures") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(signatures, list):
+        raise EnvelopeError("cannot read the envelope: it is no object with a list of signatures")
+    if not 1 <= len(signatures) <= MAX_SIGNATURES:
+        raise EnvelopeError(f"cannot read the envelope: {len(signatures)} signatures, the limit is {MAX_SIGNATURES}")
+    return Envelope(
+        _text(value, "payloadType"),
+        decode_base64(_text(value, "payload"), "payload"),
+        tuple(_signature(each) for each in signatures),
+    )
+
+
+def verify(data: bytes, *, payload_type: str, keys: Mapping[str, PublicKey], threshold: int) -> bytes:
+    """The payload of an envelope of this type that at least `threshold` different ones of `keys` have signed.
+
+    Raises DocumentTooLargeError, EnvelopeError, PayloadTypeError or SignatureError, in this order of checks.
+    """
+    envelope = parse_envelope(data)
+    if envelope.payload_type != payload_type:
+        raise PayloadTypeError(
+            f"cannot accept the document: it is a {envelope.payload_type[:80]!r}, not a {payload_type!r}"
+        )
+    check_signatures(envelope, keys=keys, threshold=threshold)
+    return envelope.payload
+
+
+def check_signatures(envelope: Envelope, *, keys: Mapping[str, PublicKey], threshold: int) -> None:
+    """Raise SignatureError unless at least `threshold` different ones of `keys` have signed."""
+    message = pae(envelope.payload_type, envelope.payload)
+    signers: set[PublicKey] = set()
+    for signature in envelope.signatures:
+        hinted = keys.get(signature.key_id)
+        candidates = [hinted] if hinted else []
+        candidates += [key for key in keys.values() if key is not hinted]
+        signer = next((key for key in candidates if key.verify(signature.sig, message)), None)
+        if signer:
+            signers.add(signer)
+    if len(signers) < max(1, threshold):
+        raise SignatureError(
+            f"cannot accept the document: {len(signers)} valid signatures by the {len(keys)} keys trusted for "
+            f"{envelope.payload_type[:80]!r}, {threshold} needed"
+        )
+
+
+def seal(payload_type: str, payload: bytes, signing_keys: Sequence[SigningKey]) -> bytes:
+    """The envelope of a payload, signed by each key in turn; the same input always gives the same bytes.
+
+    Raises DocumentTooLargeError where nobody could read the result.
+    """
+    message = pae(payload_type, payload)
+    signatures: list[JsonValue] = [
+        {"keyid": key.public.key_id, "sig": encode_base64(key.sign(message))} for key in signing_keys
+    ]
+    data = strict_json.dump(
+        {"payload": encode_base64(payload), "payloadType": payload_type, "signatures": signatures}
+    )
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise DocumentTooLargeError(
+            f"cannot sign the document: {len(data)} bytes, the limit is {MAX_DOCUMENT_BYTES} bytes"
+        )
+    return data
+
+
+def encode_base64(data: bytes) -> str:
+    """Standard base64 with padding."""
+    return base64.b64encode(data).decode()
+
+
+def decode_base64(text: str, name: str) -> bytes:
+    """The bytes of the one valid encoding. `name` is for the message. Raises EnvelopeError."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise EnvelopeError(f"cannot read {name}: no strict base64: {error}") from error
+    if encode_base64(data) != text:  # spare bits that are not zero, or too much padding
+        raise EnvelopeError(f"cannot read {name}: base64 in another form than the one it should have")
+    return data
+
+
+def _signature(value: JsonValue) -> Signature:
+    if not isinstance(value, dict):
+        raise EnvelopeError("cannot read the envelope: a signature is no object")
+    claimed = value.get("keyid", "")
+    if not isinstance(claimed, str):
+        raise EnvelopeError("cannot read the envelope: keyid is no text")
+    return Signature(claimed, decode_base64(_text(value, "sig"), "sig"))
+
+
+def _text(value: dict[str, JsonValue], name: str) -> str:
+    text = value.get(name)
+    if not isinstance(text, str):
+        raise EnvelopeError(f"cannot read the envelope: {name} is missing or no text")
+    return text

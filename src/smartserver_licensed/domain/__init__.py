@@ -1,0 +1,1 @@
+"""What is licensed, counted and decided. Pure: values in, values out; no I/O, no clock, no logging, no asyncio."""

@@ -1,0 +1,120 @@
+"""Licenses and grants as values, and the sentences that people read of them.
+
+Rules (LICENSING §1, §4):
+- a capacity license never expires; trial and emergency always have an end; ends are absolute;
+- a grant is the complete set of a SmartServer's licenses, in totals that never fall, with a rising `seq`.
+
+What this module does not do: it verifies nothing (`documents`) and adds nothing up (`entitlement`).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from .errors import ArgumentError
+from .timekeeping import DAY_S, LATEST, Timestamp, to_iso_date
+
+MAX_DEVICES = 1_000_000
+MAX_GRACE_DAYS = 3_650
+MAX_TEXT = 200  # characters of an id, a note, a name: they end up in D-Bus rows and journal fields
+EXPIRING_DAYS = 90
+
+
+class LicenseType(enum.Enum):
+    """The types of the table in LICENSING §1."""
+
+    CAPACITY = "capacity"
+    TRIAL = "trial"
+    MAINTENANCE = "maintenance"
+    UPGRADE = "upgrade"
+    EMERGENCY = "emergency"
+    REMOTE_CMS = "remote-cms"
+
+
+_ALWAYS_END = frozenset({LicenseType.TRIAL, LicenseType.EMERGENCY})
+
+
+@dataclass(frozen=True, slots=True)
+class License:
+    """One license as granted. `granted_total` is a lifetime total in devices; `expires_at` the first second after."""
+
+    id: str
+    type: LicenseType
+    granted_total: int
+    expires_at: Timestamp | None = None
+    grace_days: int = 0
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        _check_name("a license id", self.id)
+        _check_text("a note", self.note)
+        _check_range("devices", self.granted_total, 0, MAX_DEVICES)
+        _check_range("days of grace", self.grace_days, 0, MAX_GRACE_DAYS)
+        if self.expires_at is not None:
+            _check_range("end", self.expires_at, 0, LATEST)
+        if self.type is LicenseType.CAPACITY and self.expires_at is not None:
+            raise ArgumentError(f"cannot make license {self.id!r}: capacity never expires")
+        if self.type in _ALWAYS_END and self.expires_at is None:
+            raise ArgumentError(f"cannot make license {self.id!r}: {self.type.value} needs an end")
+
+    def is_current(self, now: Timestamp) -> bool:
+        """Whether it has not ended."""
+        return self.expires_at is None or now < self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """All licenses of the SmartServer with this install code. `device_key` is None before activation exists."""
+
+    seq: int
+    issued_at: Timestamp
+    customer_id: str
+    install_code: str
+    device_key: bytes | None
+    licenses: tuple[License, ...]
+    root_version: int
+
+    def __post_init__(self) -> None:
+        _check_range("seq", self.seq, 1, 2**53)  # JSON readers elsewhere hold numbers in doubles
+        _check_range("issue time", self.issued_at, 0, LATEST)
+        _check_range("root version", self.root_version, 1, 2**31 - 1)
+        _check_name("a customer id", self.customer_id)
+        _check_name("an install code", self.install_code)
+        if len({each.id for each in self.licenses}) != len(self.licenses):
+            raise ArgumentError("cannot make a grant: two licenses have the same id")
+
+
+def describe(license_: License) -> str:
+    """As in "1000-device capacity"; the Description column of the CMS."""
+    if license_.type in {LicenseType.UPGRADE, LicenseType.REMOTE_CMS}:
+        return license_.type.value
+    return f"{license_.granted_total}-device {license_.type.value}"
+
+
+def license_status(license_: License, now: Timestamp) -> str:
+    """"Active", "Expiring 2028-10-23" in the last 90 days, or "Expired 2028-10-23"; the Status column of the CMS."""
+    if license_.expires_at is None:
+        return "Active"
+    if not license_.is_current(now):
+        return f"Expired {to_iso_date(license_.expires_at)}"
+    if license_.expires_at - now <= EXPIRING_DAYS * DAY_S:
+        return f"Expiring {to_iso_date(license_.expires_at)}"
+    return "Active"
+
+
+def _check_range(name: str, value: int, lowest: int, highest: int) -> None:
+    if not lowest <= value <= highest:
+        raise ArgumentError(f"cannot make a license or grant: {name} {value}, not between {lowest} and {highest}")
+
+
+def _check_text(name: str, text: str) -> None:
+    # Control characters would reach terminals and journal fields.
+    if len(text) > MAX_TEXT or not text.isprintable():
+        raise ArgumentError(f"cannot make a license or grant: {name} is longer than {MAX_TEXT} or not printable")
+
+
+def _check_name(name: str, text: str) -> None:
+    _check_text(name, text)
+    if not text or text != text.strip():
+        raise ArgumentError(f"cannot make a license or grant: {name} is empty or has spaces around it")

@@ -1,0 +1,74 @@
+"""What the daemon says in the journal: one table of messages, each with an id that never changes.
+
+Rules (STYLE.md "Log"):
+- an id means one thing for ever: an administrator's alarm hangs on it; a new meaning gets a new id;
+- sentences are constant; what varies is in fields (`DEVICE`, `CAPACITY`, …);
+- priorities are syslog's: 3 error (a promise was broken), 4 warning (an operator may act), 5 notice, 6 information;
+- `systemd/smartserver-licensed.catalog` explains each one; a test holds the two together.
+
+What this module does not do: it logs nothing; the controller and the daemon do, `adapters.journal` writes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One kind of journal entry. `name` is for documentation, `id` is the MESSAGE_ID: 32 hexadecimal digits."""
+
+    name: str
+    id: str
+    priority: int
+    sentence: str
+
+
+STARTED = Message("started", "d19dc279c68a41e9a9c48d0d3d61eb7e", 6, "The licensing daemon has started")
+STOPPED = Message("stopped", "e9d8dbedf2364dfdb9b35940802ba70b", 6, "The licensing daemon has stopped")
+LEDGER_OPENED = Message("ledger-opened", "4e163172c052425b9d4e1b2da86f5c61", 6, "The ledger is open")
+LEDGER_REPAIRED = Message(
+    "ledger-repaired", "ed9072e967da43caa4d09194098dbd7e", 4, "The ledger was damaged and is repaired from its twin"
+)
+STORAGE_CONDITION_CHANGED = Message(
+    "storage-condition-changed", "9f18e135e824465c907f6478cdd8e7b1", 4, "The condition of the ledger has changed"
+)
+BROKER_CONNECTED = Message("broker-connected", "a9751b7d707d4ec683e194281ffbb3c3", 6, "The MQTT broker is connected")
+BROKER_LOST = Message("broker-lost", "c80b55ee30244c158205c32955ce5b96", 4, "The MQTT broker is not connected")
+BUS_CONNECTED = Message("bus-connected", "8135659799ae4075854501d7e27d5290", 6, "The D-Bus is connected again")
+BUS_LOST = Message("bus-lost", "2dacb15a2bf64943916718c40e6fb7bb", 4, "The D-Bus is not connected")
+LICENSE_INSTALLED = Message("license-installed", "adc3bfdccc224d13bf4661c7e9a8a0ce", 5, "A license was installed")
+LICENSE_REFUSED = Message("license-refused", "c07b55141fd14c6a96b7fd6001760a11", 4, "A license was refused")
+SEAT_REFUSED = Message(
+    "seat-refused",
+    "000a52bd2ca84c4485c21bfd7f23fbbc",
+    4,
+    "A device was refused: no seat of the licensed capacity is free",
+)
+AUDIT_DIFFERENCE = Message(
+    "audit-difference", "5b3762983a684adebd5f8997efbbfa54", 3, "The audit counted other seats than the counter shows"
+)
+OVER_CAPACITY_BEGUN = Message(
+    "over-capacity-begun", "e176e4c6472849b6aff00f00f80e81fd", 4, "More devices run than the licenses allow"
+)
+OVER_CAPACITY_ENDED = Message(
+    "over-capacity-ended", "02d44335e31343a683ce1103e196160d", 5, "The running devices are within the capacity again"
+)
+REVOKED = Message("revoked", "d8dcec1352f7410280b70c6956a6285a", 4, "Running devices have lost their seats")
+ADOPTED = Message("adopted", "7dee8327032f43f28272d631b164bd24", 4, "Running devices were adopted beyond the capacity")
+MESSAGES_DROPPED = Message(
+    "messages-dropped", "6fa8c2c020a0464bbda62399794321de", 4, "Messages from the broker were dropped"
+)
+MESSAGE_INVALID = Message(
+    "message-invalid", "7654060a8e0843de871b3ae337ab21ea", 4, "A message from the broker cannot be read"
+)
+UNKNOWN_STATE = Message(
+    "unknown-state",
+    "81c82ce39a464e1988ba00c29b2dad32",
+    4,
+    "A device shows a state that is not known; it counts for nothing",
+)
+CLOCK_SET_BACK = Message("clock-set-back", "b50089ef3a5c4de68a699ed50154c3c7", 4, "The clock was set back")
+INTERNAL_ERROR = Message("internal-error", "b0013aaee0dc4903bac1e376f72ba5f2", 3, "An internal error was met")
+
+MESSAGES = tuple(each for each in globals().copy().values() if isinstance(each, Message))

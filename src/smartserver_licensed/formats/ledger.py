@@ -1,0 +1,166 @@
+"""Ledger events and snapshots ↔ bytes: what stands in the body of a record.
+
+Rules (STATE.md):
+- one body holds all events of one commit, with the time mark; a snapshot holds the whole state;
+- JSON, so that a person with a hex dump can read it; the grant's envelope is kept byte for byte;
+- within a major format an unknown event or key is ignored: a newer minor version may add such.
+
+What this module does not do: it checks no signature (the controller verifies the grant at the start) and knows nothing
+of records, slots and disks.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any
+
+from smartserver_licensed.documents import strict_json
+from smartserver_licensed.documents.envelope import parse_envelope
+from smartserver_licensed.documents.payloads import parse_grant
+from smartserver_licensed.domain.counting import UnitId
+from smartserver_licensed.domain.devices import DeviceId
+from smartserver_licensed.domain.errors import DocumentError, LedgerCorruptError, StrictJsonError
+from smartserver_licensed.domain.ledger_state import (
+    AdoptionClosed,
+    Cause,
+    Event,
+    EvictionForgotten,
+    GrantInstalled,
+    InternalChanged,
+    LedgerState,
+    Seat,
+    SeatGiven,
+    SeatKind,
+    SeatLost,
+    TimeMarked,
+)
+from smartserver_licensed.domain.overcapacity import Grace
+
+_MAX_BYTES = 1 << 20
+_MAX_DEPTH = 8
+
+
+def encode_events(events: Sequence[Event], mark: TimeMarked) -> bytes:
+    """The body of one EVENT record: all events of one commit, then how far time has come."""
+    return strict_json.dump({"e": [_event(each) for each in events], "t": mark.mark_s, "g": _grace(mark.grace)})
+
+
+def decode_events(body: bytes) -> list[Event]:
+    """The events of one commit, the time mark last. Raises LedgerCorruptError."""
+    try:
+        value: Any = strict_json.parse(body, max_bytes=_MAX_BYTES, max_depth=_MAX_DEPTH)
+        events = [event for each in value["e"] if (event := _decode(each)) is not None]
+        return [*events, TimeMarked(value["t"], Grace(*value["g"]))]
+    except _BAD as error:
+        raise LedgerCorruptError(f"cannot read a ledger event: {error!r}") from error
+
+
+def encode_snapshot(state: LedgerState) -> bytes:
+    """The whole state as the body of a SNAPSHOT record."""
+    installed = state.installed
+    return strict_json.dump(
+        {
+            "install_code": state.install_code,
+            "mark": state.mark_s,
+            "seats": [_seat(unit, seat) for unit, seat in state.seats.items()],
+            "evicted": list(state.evicted),
+            "internal": [[each.protocol, each.handle] for each in sorted(state.internal)],
+            "adopting": state.is_adopting,
+            "grant": _event(installed) if installed else None,
+            "grace": _grace(state.grace),
+            "next": state.next_number,
+        }
+    )
+
+
+def decode_snapshot(body: bytes) -> LedgerState:
+    """The state of a SNAPSHOT record. Raises LedgerCorruptError."""
+    try:
+        value: Any = strict_json.parse(body, max_bytes=_MAX_BYTES, max_depth=_MAX_DEPTH)
+        installed = _decode(value["grant"]) if value["grant"] is not None else None
+        if installed is not None and not isinstance(installed, GrantInstalled):
+            raise TypeError("grant is another event")
+        return LedgerState(
+            install_code=_text(value["install_code"]),
+            mark_s=_number(value["mark"]),
+            seats=dict(_decode_seat(each) for each in value["seats"]),
+            evicted={UnitId(_text(unit)): None for unit in value["evicted"]},
+            internal={DeviceId(_text(protocol), _text(handle)) for protocol, handle in value["internal"]},
+            is_adopting=bool(value["adopting"]),
+            installed=installed,
+            grace=Grace(*value["grace"]),
+            next_number=_number(value["next"]),
+        )
+    except _BAD as error:
+        raise LedgerCorruptError(f"cannot read the ledger's snapshot: {error!r}") from error
+
+
+_BAD = (StrictJsonError, DocumentError, binascii.Error, KeyError, TypeError, ValueError, IndexError, AttributeError)
+
+
+def _seat(unit: UnitId, seat: Seat) -> list[strict_json.JsonValue]:
+    return [unit, seat.kind.value[0], int(seat.has_run), seat.number]
+
+
+def _decode_seat(value: Any) -> tuple[UnitId, Seat]:
+    unit, kind, has_run, number = value
+    return UnitId(_text(unit)), Seat(_KINDS[kind], bool(has_run), _number(number))
+
+
+_KINDS = {kind.value[0]: kind for kind in SeatKind}
+
+
+def _grace(grace: Grace) -> list[strict_json.JsonValue]:
+    return [grace.allowed_s, grace.used_s, grace.within_s]
+
+
+def _event(event: Event) -> list[strict_json.JsonValue]:
+    match event:
+        case SeatGiven(unit, seat):
+            return ["+", *_seat(unit, seat)]
+        case SeatLost(unit, cause):
+            return ["-", unit, cause.value]
+        case EvictionForgotten(unit):
+            return ["forget", unit]
+        case InternalChanged(device, is_internal):
+            return ["internal", device.protocol, device.handle, is_internal]
+        case AdoptionClosed():
+            return ["adopted"]
+        case GrantInstalled(_, envelope, accepted_at):
+            return ["grant", base64.b64encode(envelope).decode(), accepted_at]
+        case TimeMarked():
+            raise ValueError("the time mark stands beside the events")
+
+
+def _decode(value: Any) -> Event | None:
+    match value:
+        case ["+", *seat]:
+            return SeatGiven(*_decode_seat(seat))
+        case ["-", str(unit), str(cause)]:
+            return SeatLost(UnitId(unit), Cause(cause))
+        case ["forget", str(unit)]:
+            return EvictionForgotten(UnitId(unit))
+        case ["internal", str(protocol), str(handle), bool(is_internal)]:
+            return InternalChanged(DeviceId(protocol, handle), is_internal)
+        case ["adopted"]:
+            return AdoptionClosed()
+        case ["grant", str(text), int(accepted_at)]:
+            envelope = base64.b64decode(text, validate=True)
+            return GrantInstalled(parse_grant(parse_envelope(envelope).payload), envelope, accepted_at)
+        case [str(), *_]:
+            return None
+    raise TypeError(f"{value!r} is no event")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _number(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no number")
+    return value
