@@ -3,7 +3,8 @@
 Rules (LICENSING §4; DSSE v1, protocol.md and envelope.md):
 - the signature is over the PAE of the payload type and the exact payload bytes; nothing is ever re-encoded;
 - order of checks: size, strict envelope, payload type, signatures. Only then does the caller see the payload;
-- `keyid` is a hint: it may be missing or wrong; what counts is how many different trusted keys have signed;
+- `keyid` only says which key to try, and is required: a document with any byte changed is refused. It is no identity: what
+  counts is how many different trusted keys have signed;
 - base64 is the standard alphabet with padding and without spare bits: one encoding for one payload. (DSSE would allow
   the URL-safe alphabet too.) Unknown members of the envelope are ignored, as DSSE demands.
 
@@ -97,12 +98,9 @@ def check_signatures(envelope: Envelope, *, keys: Mapping[str, PublicKey], thres
     message = pae(envelope.payload_type, envelope.payload)
     signers: set[PublicKey] = set()
     for signature in envelope.signatures:
-        hinted = keys.get(signature.key_id)
-        candidates = [hinted] if hinted else []
-        candidates += [key for key in keys.values() if key is not hinted]
-        signer = next((key for key in candidates if key.verify(signature.sig, message)), None)
-        if signer:
-            signers.add(signer)
+        key = keys.get(signature.key_id)
+        if key is not None and key.verify(signature.sig, message):
+            signers.add(key)
     if len(signers) < max(1, threshold):
         raise SignatureError(
             f"cannot accept the document: {len(signers)} valid signatures by the {len(keys)} keys trusted for "
@@ -119,9 +117,7 @@ def seal(payload_type: str, payload: bytes, signing_keys: Sequence[SigningKey]) 
     signatures: list[JsonValue] = [
         {"keyid": key.public.key_id, "sig": encode_base64(key.sign(message))} for key in signing_keys
     ]
-    data = strict_json.dump(
-        {"payload": encode_base64(payload), "payloadType": payload_type, "signatures": signatures}
-    )
+    data = strict_json.dump({"payload": encode_base64(payload), "payloadType": payload_type, "signatures": signatures})
     if len(data) > MAX_DOCUMENT_BYTES:
         raise DocumentTooLargeError(
             f"cannot sign the document: {len(data)} bytes, the limit is {MAX_DOCUMENT_BYTES} bytes"
@@ -148,10 +144,7 @@ def decode_base64(text: str, name: str) -> bytes:
 def _signature(value: JsonValue) -> Signature:
     if not isinstance(value, dict):
         raise EnvelopeError("cannot read the envelope: a signature is no object")
-    claimed = value.get("keyid", "")
-    if not isinstance(claimed, str):
-        raise EnvelopeError("cannot read the envelope: keyid is no text")
-    return Signature(claimed, decode_base64(_text(value, "sig"), "sig"))
+    return Signature(_text(value, "keyid"), decode_base64(_text(value, "sig"), "sig"))
 
 
 def _text(value: dict[str, JsonValue], name: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 from smartserver_licensed.domain.errors import StrictJsonError
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 _INTEGER_LIMIT = 1 << 63
 _INTEGER_DIGITS = 20  # a sign and 19 digits; more are refused unread, since int() is quadratic in the digits

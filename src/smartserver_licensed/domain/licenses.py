@@ -33,6 +33,7 @@ class LicenseType(enum.Enum):
 
 
 _ALWAYS_END = frozenset({LicenseType.TRIAL, LicenseType.EMERGENCY})
+_WITHOUT_DEVICES = frozenset({LicenseType.UPGRADE, LicenseType.REMOTE_CMS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +88,12 @@ class Grant:
 
 def describe(license_: License) -> str:
     """As in "1000-device capacity"; the Description column of the CMS."""
-    if license_.type in {LicenseType.UPGRADE, LicenseType.REMOTE_CMS}:
-        return license_.type.value
-    return f"{license_.granted_total}-device {license_.type.value}"
+    name: str = license_.type.value
+    return name if license_.type in _WITHOUT_DEVICES else f"{license_.granted_total}-device {name}"
 
 
 def license_status(license_: License, now: Timestamp) -> str:
-    """"Active", "Expiring 2028-10-23" in the last 90 days, or "Expired 2028-10-23"; the Status column of the CMS."""
+    """As in "Active", "Expiring 2028-10-23" (the last 90 days), "Expired 2028-10-23"; the CMS's Status column."""
     if license_.expires_at is None:
         return "Active"
     if not license_.is_current(now):

@@ -21,7 +21,7 @@ from smartserver_licensed.documents.envelope import parse_envelope
 from smartserver_licensed.documents.payloads import parse_grant
 from smartserver_licensed.domain.counting import UnitId
 from smartserver_licensed.domain.devices import DeviceId
-from smartserver_licensed.domain.errors import DocumentError, LedgerCorruptError, StrictJsonError
+from smartserver_licensed.domain.errors import LedgerCorruptError, LicensedError
 from smartserver_licensed.domain.ledger_state import (
     AdoptionClosed,
     Cause,
@@ -97,7 +97,7 @@ def decode_snapshot(body: bytes) -> LedgerState:
         raise LedgerCorruptError(f"cannot read the ledger's snapshot: {error!r}") from error
 
 
-_BAD = (StrictJsonError, DocumentError, binascii.Error, KeyError, TypeError, ValueError, IndexError, AttributeError)
+_BAD = (LicensedError, binascii.Error, KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 
 def _seat(unit: UnitId, seat: Seat) -> list[strict_json.JsonValue]:
