@@ -16,14 +16,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 from . import BUILD_TIME_S, VERSION, config
 from .adapters import clock, dbus, identity, journal, mqtt, systemd
+from .controller.audience import Audience
 from .controller.keeper import Keeper
 from .controller.loop import Controller
 from .controller.policy import Policy
@@ -36,11 +36,10 @@ from .domain import messages
 from .domain.errors import ConfigError, DocumentError, LedgerCorruptError, LicensedError
 from .domain.ledger_state import GrantInstalled, LedgerState
 from .formats.ledger import encode_snapshot
-from .store.area import init_state
+from .store.log import create
 from .store.writer import LedgerWriter
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
-DEFAULT_CONFIG = "/etc/smartserver-licensed/config.toml"
 _STOP_LIMIT_S = 0.9
 
 
@@ -63,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="smartserver-licensed", description=__doc__.partition("\n")[0])
-    parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help=f"default: {DEFAULT_CONFIG}")
+    parser.add_argument("--config", default=str(config.DEFAULT_PATH), metavar="FILE", help="default: %(default)s")
     parser.add_argument("--check-config", action="store_true", help="check the configuration and exit")
     parser.add_argument("--init-state", metavar="PATH", help="make a ledger on a device, an image file or a directory")
     parser.add_argument("--version", action="version", version=VERSION)
@@ -72,13 +71,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _init_state(path: str, config_path: str) -> int:
     """Make a ledger; one that is there is left alone. Without an identity yet, the first start binds it."""
-    environment_file = "/etc/apollo/environment"
+    environment_file = config.Identity().environment_file
     if Path(config_path).exists():
         environment_file = config.load(Path(config_path)).identity.environment_file
     install_code = ""
     with contextlib.suppress(LicensedError):
-        install_code = identity.read_install_code(environment_file)
-    is_new = init_state(path, _new_state(install_code))
+        install_code = identity.read_install_code(Path(environment_file))
+    is_new = create(Path(path), _new_state(install_code))
     sys.stdout.write(f"{path}: {'a new ledger' if is_new else 'a ledger is there already; nothing was changed'}\n")
     return EXIT_OK
 
@@ -88,51 +87,58 @@ def _new_state(install_code: str) -> bytes:
 
 
 async def _serve(settings: config.Config) -> int:
-    root = _load_root(settings.trust.root)
-    install_code = identity.read_install_code(settings.identity.environment_file)
-    clocks = clock.SystemClocks()
-    notifier = systemd.Notifier()
-    broker = mqtt.MqttBus(
-        host=settings.mqtt.host,
-        port=settings.mqtt.port,
-        username=settings.mqtt.username,
-        password=settings.mqtt.password,
-    )
-    state_path = settings.state.path
-    ledger = LedgerWriter(state_path, create_with=_new_state(install_code) if Path(state_path).is_dir() else None)
+    root = _load_root(Path(settings.trust.root))
+    install_code = identity.read_install_code(Path(settings.identity.environment_file))
+    clocks, manager = clock.SystemClocks(), systemd.Notifier()
+    state_path = Path(settings.state.path)
+    ledger = LedgerWriter(state_path, create_with=_new_state(install_code) if state_path.is_dir() else None)
     keeper = Keeper(
         ledger, clocks, install_code=install_code, verify_grant=lambda each: _verify(each, root), floor_s=BUILD_TIME_S
     )
-    announcer = dbus.DbusService(address=settings.bus.address)
-    policy = Policy(
-        settle_s=settings.policy.settle_s,
-        absence_grace_s=settings.policy.absence_grace_s,
-        max_devices=settings.policy.max_devices,
+    broker = mqtt.MqttBus(
+        host=settings.mqtt.host,
+        port=settings.mqtt.port,
+        username=settings.mqtt.username or None,
+        password=_password(settings.mqtt.password_file),
     )
+    audience = Audience()
     controller = Controller(
         broker=broker,
         keeper=keeper,
         clocks=clocks,
-        announcer=announcer,
-        notifier=notifier,
-        policy=policy,
+        announcer=audience,
+        notifier=manager,
+        policy=Policy(settings.policy.settle_s, settings.policy.absence_grace_s, settings.policy.max_devices),
         install_code=install_code,
         version=VERSION,
     )
-    service = Service(controller, keeper, clocks, announcer, root=root, install_code=install_code)
+    service = Service(controller, keeper, clocks, audience, root=root, install_code=install_code)
+    bus = dbus.DbusService(address=settings.bus.address)
     stopping = _stop_on_signals()
     try:
         await controller.open()
-        await announcer.start(service)
+        await bus.start(service)
+        audience.listener = bus
         tell(messages.STARTED, VERSION=VERSION, STORAGE=keeper.storage.value)
-        notifier.ready()
+        manager.ready()
         await _until_stopped(stopping, broker.run(), controller.run())
     finally:
-        notifier.stopping()
-        await announcer.stop()
+        manager.stopping()
+        await bus.stop()
         await ledger.close()
         tell(messages.STOPPED)
+        manager.close()
     return EXIT_OK
+
+
+def _password(path: str) -> str | None:
+    """The first line of the password file."""
+    if not path:
+        return None
+    try:
+        return Path(path).read_text("utf-8").partition("\n")[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the password file {path}: {error}") from error
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -142,22 +148,24 @@ def _stop_on_signals() -> asyncio.Event:
     return stopping
 
 
-async def _until_stopped(stopping: asyncio.Event, *works: object) -> None:
+async def _until_stopped(stopping: asyncio.Event, *works: Coroutine[object, object, None]) -> None:
     """Run until a signal comes or some work fails; its failure is raised. Every task is awaited."""
-    tasks = [asyncio.ensure_future(work) for work in (stopping.wait(), *works)]  # type: ignore[arg-type]
+    tasks = [asyncio.create_task(work) for work in works]
+    signaled = asyncio.create_task(stopping.wait())
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        await asyncio.wait([signaled, *tasks], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
+        for task in (signaled, *tasks):
             task.cancel()
-        await asyncio.wait(tasks, timeout=_STOP_LIMIT_S)
+        done, _ = await asyncio.wait([signaled, *tasks], timeout=_STOP_LIMIT_S)
+        for task in done:
+            if not task.cancelled():
+                task.result()
 
 
-def _load_root(path: str) -> Root:
+def _load_root(path: Path) -> Root:
     try:
-        return load_root(Path(path).read_bytes())
+        return load_root(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read the root of trust {path}: {error.strerror}") from error
 
@@ -175,6 +183,5 @@ def _verify(installed: GrantInstalled, root: Root) -> None:
         raise LedgerCorruptError(f"cannot use the grant in the ledger: {error}") from error
 
 
-logging.captureWarnings(capture=True)
 if __name__ == "__main__":
     sys.exit(main())

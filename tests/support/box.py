@@ -9,7 +9,6 @@ What this module does not do: it knows nothing of the daemon's inside.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from support.broker import Broker, Client
-from support.bus import Bus
+from support.bus import PrivateBus, on_bus
 
 INSTALL_CODE = "17qtest"
 CUSTOMER_ID = "11111111-2222-4333-8444-555555555555"
@@ -45,7 +44,8 @@ class Box:
         self.state = self.directory / "state"
         self.state.mkdir()
         self.broker = Broker()
-        self.bus = Bus()
+        self.directory.chmod(0o755)  # other users may reach the bus, unlike the state
+        self.bus = PrivateBus(self.directory)
         self._capacity = capacity
         self._sid = sid
         self._policy = policy
@@ -69,7 +69,7 @@ class Box:
     def __exit__(self, *_: object) -> None:
         if self._daemon is not None:
             self.kill()
-        self.bus.stop()
+        self.bus.kill()
         self.broker.__exit__()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -78,7 +78,9 @@ class Box:
         environment.write_text(f"APOLLO_INSTALL_CODE={INSTALL_CODE}\n")
         policy = "\n".join(f"{key} = {value}" for key, value in self._policy.items())
         self.config.write_text(
-            f'[mqtt]\nport = {self.broker.port}\n[state]\npath = "{self.state}"\n[bus]\naddress = "{self.bus.address}"\n'
+            f"[mqtt]\nport = {self.broker.port}\n"
+            f'[state]\npath = "{self.state}"\n'
+            f'[bus]\naddress = "{self.bus.address}"\n'
             f'[trust]\nroot = "{self.directory}/root.json"\n[identity]\nenvironment_file = "{environment}"\n'
             f'[policy]\n{policy}\n[log]\nlevel = "debug"\n'
         )
@@ -134,9 +136,13 @@ class Box:
 
     def ctl(self, *arguments: str, check: bool = True, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Run licensectl."""
-        environment = os.environ | {"DBUS_SYSTEM_BUS_ADDRESS": self.bus.address}
         done = subprocess.run(
-            [str(BIN / "licensectl"), *arguments], capture_output=True, env=environment, input=stdin, timeout=60
+            [str(BIN / "licensectl"), *arguments],
+            check=False,
+            capture_output=True,
+            env=on_bus(self.bus.address),
+            input=stdin,
+            timeout=60,
         )
         assert not check or done.returncode == 0, f"licensectl {arguments}: {done.stderr.decode()}"
         return done

@@ -39,8 +39,16 @@ class World:
 
     # -- what happens ----------------------------------------------------------------------------------------------
 
-    def sts(self, name: str, state: str | None, *, retained: bool = False, mark: bool = False, trouble: bool = False,
-            infrastructure: bool = False) -> None:
+    def sts(
+        self,
+        name: str,
+        state: str | None,
+        *,
+        retained: bool = False,
+        mark: bool = False,
+        trouble: bool = False,
+        infrastructure: bool = False,
+    ) -> None:
         report = DeviceReport(
             state=DeviceState.from_wire(state),
             has_restore_mark=mark,
@@ -50,15 +58,14 @@ class World:
         device = device_id(name)
         known = self.facts.device(device)
         was_out_of_sight = known is None or known.state is None
-        unit = self.facts.report(
-            device, report, is_retained=retained, now_s=self.now_s, internal=self.state.internal
-        )
+        unit = self.facts.report(device, report, is_retained=retained, now_s=self.now_s, internal=self.state.internal)
         self.admission.mark(unit)
         if unit is not None and was_out_of_sight and unit in self.state.evicted:
             self.facts.hold(unit, self.now_s + SETTLE_S)
 
-    def ask(self, name: str, action: Action = Action.PROVISION, *, wants_provision: bool | None = None,
-            local: bool = False) -> None:
+    def ask(
+        self, name: str, action: Action = Action.PROVISION, *, wants_provision: bool | None = None, local: bool = False
+    ) -> None:
         wants = action is Action.PROVISION if wants_provision is None else wants_provision
         request = DeviceRequest(action, wants_provision=wants, is_local_attach=local)
         self.admission.mark(self.facts.request(device_id(name), request, b"{}", now_s=self.now_s))

@@ -109,7 +109,7 @@ def stay(box: Box) -> None:
         f"  mosquitto_sub -p {box.broker.port} -v -t 'glp/0/#'\n"
         f"  mosquitto_pub -p {box.broker.port} -t glp/0/{INSTALL_CODE}/rq/dev/modbus/{HANDLES[0]}/do"
         f""" -m '{{"action":"delete"}}'\n"""
-        f"  tail -f {box.directory}/daemon.log     (the daemon is process {box.pid}: kill -9 it, it will not come back)\n"
+        f"  tail -f {box.directory}/daemon.log   (the daemon is process {box.pid})\n"
         f"Ctrl-C ends it.\n"
     )
     sys.stdout.flush()

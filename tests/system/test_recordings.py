@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from engines.replay import RECORDINGS, Recorded, read
 from support.box import Box, wait_until
 from support.broker import Client, Message

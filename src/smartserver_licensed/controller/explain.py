@@ -114,4 +114,4 @@ def explain(
 
 def device_of(name: str) -> DeviceId:
     """The device named `protocol/handle`; also the name of a unit that consists of one device."""
-    return only_device(UnitId(name)) or DeviceId(*(name.split("/", 1) + [""])[:2])
+    return only_device(UnitId(name)) or DeviceId(*name.partition("/")[::2])

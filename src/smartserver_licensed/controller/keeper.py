@@ -71,6 +71,7 @@ class Keeper:
         self._marked_at = clocks.monotonic()
         self.state: LedgerState | None = None
         self.storage = Storage.MISSING
+        self._is_unopened = True
         self.storage_reason = "the ledger has not been opened yet"
         self.commits = 0
 
@@ -147,7 +148,9 @@ class Keeper:
         self._pause_s = min(self._pause_s * 2, _MAX_PAUSE_S)
 
     def _set_storage(self, storage: Storage) -> None:
-        if storage is not self.storage:
+        is_first_and_good = self._is_unopened and storage is Storage.OK
+        self._is_unopened = False
+        if storage is not self.storage and not is_first_and_good:
             tell(
                 messages.STORAGE_CONDITION_CHANGED,
                 STORAGE=storage.value,
@@ -159,7 +162,7 @@ class Keeper:
     # -- committing ----------------------------------------------------------------------------------------------
 
     async def commit(self, events: Sequence[Event], grace: Grace | None = None) -> bool:
-        """Make events durable, then apply them. False: the ledger failed, memory is dropped, nothing is true of them."""
+        """Make events durable, then apply them. False: the ledger failed, and memory is dropped."""
         state = self.state
         if state is None:
             return False

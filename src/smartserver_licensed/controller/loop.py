@@ -27,6 +27,7 @@ from smartserver_licensed.domain.refusal import Refusal, RefusalLimit, refuse
 from smartserver_licensed.domain.seats import Decision, Entitled
 from smartserver_licensed.domain.status import Status, Totals, license_state
 from smartserver_licensed.domain.withholding import Answer
+from smartserver_licensed.formats.bus import Plain
 
 from .keeper import Keeper
 from .observing import Observer
@@ -127,7 +128,7 @@ class Controller:
 
     async def _decide(self, state: LedgerState, now_s: float) -> None:
         grace = self._keeper.grace()
-        decision = self.admission.decide(state, self._entitled(state), grace=grace, now_s=now_s)
+        decision = self.admission.decide(state, self._entitled(), grace=grace, now_s=now_s)
         given = [each.unit for each in decision.events if isinstance(each, SeatGiven)]
         newly = {unit for unit in given if unit not in state.seats}
         has_news = bool(decision.events) or decision.grace != grace or now_s >= self._keeper.mark_due_at
@@ -140,7 +141,7 @@ class Controller:
         self._announce(decision, newly)
         self._refuse(decision.refusals, now_s)
 
-    def _entitled(self, state: LedgerState) -> Entitled:
+    def _entitled(self) -> Entitled:
         now, licenses = self._keeper.now(), self.licenses()
         return Entitled(capacity(licenses, now), ended_grace_days(licenses, now))
 
@@ -194,15 +195,19 @@ class Controller:
                 continue
             self._outbox.refusal(refusal)
             device, code = str(refusal.request.device), refusal.code.value
-            details = {"capacity": refusal.capacity, "used": refusal.used, "message": refusal.sentence}
+            details: dict[str, Plain] = {
+                "capacity": refusal.capacity,
+                "used": refusal.used,
+                "message": refusal.sentence,
+            }
             self._announcer.rejected(device, code, details)
             tell(messages.SEAT_REFUSED, DEVICE=device, CODE=code, CAPACITY=refusal.capacity, USED=refusal.used)
 
     def _refuse_without_state(self, now_s: float) -> None:
         """No ledger: nothing is admitted; whoever asks is told why, and what runs is left alone."""
         facts, totals = self.admission.facts, self.totals()
-        requests = [each for each in facts.take_requests() if facts.view(each.unit).state is not DeviceState.PROVISIONED]
-        self._refuse([refuse(each, totals=totals, is_storage_usable=False) for each in requests], now_s)
+        waiting = [each for each in facts.take_requests() if facts.view(each.unit).state is not DeviceState.PROVISIONED]
+        self._refuse([refuse(each, totals=totals, is_storage_usable=False) for each in waiting], now_s)
         self._touched.update(dict.fromkeys(self.admission.due_units()))
 
     # -- state comes and goes ------------------------------------------------------------------------------------------

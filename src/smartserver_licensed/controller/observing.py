@@ -134,16 +134,20 @@ class Observer:
         if report is None:
             self.admission.mark(facts.clear(device, now_s=now_s, internal=internal))
             return
-        if report.state is DeviceState.UNKNOWN and device not in self._unknown_states:
-            if len(self._unknown_states) < _UNKNOWN_STATES:
-                self._unknown_states.add(device)
-                tell(messages.UNKNOWN_STATE, DEVICE=device)
+        if report.state is DeviceState.UNKNOWN:
+            self._tell_unknown(device)
         known = facts.device(device)
         was_out_of_sight = known is None or known.state is None
         unit = facts.report(device, report, is_retained=is_retained, now_s=now_s, internal=internal)
         self.admission.mark(unit)
         if unit is not None and was_out_of_sight and state is not None and unit in state.evicted:
             facts.hold(unit, now_s + self._policy.settle_s)
+
+    def _tell_unknown(self, device: DeviceId) -> None:
+        """Once a device, and for so many devices only: the rest is silence."""
+        if device not in self._unknown_states and len(self._unknown_states) < _UNKNOWN_STATES:
+            self._unknown_states.add(device)
+            tell(messages.UNKNOWN_STATE, DEVICE=device)
 
     # -- SID and snapshot ----------------------------------------------------------------------------------------------
 

@@ -21,7 +21,9 @@ _GUARD_PAUSE_S = 1.0
 class Display:
     """The status value and who was shown which."""
 
-    def __init__(self, announcer: Announcer, notifier: Notifier, outbox: Outbox, clocks: Clocks, status: Status) -> None:
+    def __init__(
+        self, announcer: Announcer, notifier: Notifier, outbox: Outbox, clocks: Clocks, status: Status
+    ) -> None:
         self._announcer = announcer
         self._notifier = notifier
         self._outbox = outbox

@@ -131,7 +131,9 @@ class Facts:
         return UnitView(
             unit=unit,
             state=top.state if top else None,
-            is_released=all(each.state is DeviceState.DELETED for each in members) if members else unit in self._vacated,
+            is_released=all(each.state is DeviceState.DELETED for each in members)
+            if members
+            else unit in self._vacated,
             is_live=any(each.is_live for each in alive if top and each.state is top.state),
             was_told_false=any(each.was_told_false for each in alive),
             is_troubled=any(each.is_troubled for each in alive),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, Union
+from typing import Protocol, TypeAlias
 
 from smartserver_licensed.domain.errors import ArgumentError, LicensedError, dbus_error_suffix
 from smartserver_licensed.domain.status import Status
@@ -29,7 +29,7 @@ ERROR_PREFIX = f"{INTERFACE}.Error."
 MAX_DOCUMENT_BYTES = 64 * 1024
 MAX_ROWS = 1_000
 
-Plain: TypeAlias = Union[str, int, bool, list[str], dict[str, "Plain"]]
+Plain: TypeAlias = str | int | bool | list[str] | dict[str, "Plain"]
 Typed: TypeAlias = tuple[str, object]
 
 _NOT_IN_A_STRING = re.compile("[\x00\ud800-\udfff]")
@@ -72,7 +72,7 @@ class DeviceFilter:
 
 
 def parse_filter(given: Mapping[str, Typed]) -> DeviceFilter:
-    """The filter that a caller asks for. Raises ArgumentError on an unknown key, a wrong type or a limit out of range."""
+    """The filter that a caller asks for. Raises ArgumentError: unknown key, wrong type, or limit out of range."""
     expected = {"waiting": "b", "after": "s", "limit": "u"}
     for key, (signature, value) in given.items():
         if key not in expected:

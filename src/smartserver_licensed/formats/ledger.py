@@ -104,7 +104,7 @@ def _seat(unit: UnitId, seat: Seat) -> list[strict_json.JsonValue]:
     return [unit, seat.kind.value[0], int(seat.has_run), seat.number]
 
 
-def _decode_seat(value: Any) -> tuple[UnitId, Seat]:
+def _decode_seat(value: Sequence[Any]) -> tuple[UnitId, Seat]:
     unit, kind, has_run, number = value
     return UnitId(_text(unit)), Seat(_KINDS[kind], bool(has_run), _number(number))
 
@@ -134,7 +134,7 @@ def _event(event: Event) -> list[strict_json.JsonValue]:
             raise ValueError("the time mark stands beside the events")
 
 
-def _decode(value: Any) -> Event | None:
+def _decode(value: object) -> Event | None:
     match value:
         case ["+", *seat]:
             return SeatGiven(*_decode_seat(seat))
@@ -154,13 +154,13 @@ def _decode(value: Any) -> Event | None:
     raise TypeError(f"{value!r} is no event")
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
 
 
-def _number(value: Any) -> int:
+def _number(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{value!r} is no number")
     return value

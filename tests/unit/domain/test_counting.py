@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from smartserver_licensed.domain.counting import (
     INTERNAL_LIMIT,
     SMARTSERVER,
@@ -72,7 +73,9 @@ def test_only_one_system_handle_a_protocol_counts_with_the_smartserver() -> None
 
 def test_the_thirty_third_internal_device_counts() -> None:
     internal = {DeviceId("lon", f"app.{n}") for n in range(INTERNAL_LIMIT)}
-    assert not may_be_internal(DeviceId("lon", "app.x"), is_local_attach=True, is_infrastructure=False, internal=internal)
+    assert not may_be_internal(
+        DeviceId("lon", "app.x"), is_local_attach=True, is_infrastructure=False, internal=internal
+    )
     assert may_be_internal(DeviceId("lon", "app.1"), is_local_attach=True, is_infrastructure=False, internal=internal)
 
 

@@ -1,13 +1,14 @@
-"""The invariants of LICENSING §3 under random histories, held against a slow, obvious model that recounts everything."""
+"""The invariants of LICENSING §3 under random histories, held against a slow, obvious model that recounts."""
 
 from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
 from smartserver_licensed.domain.admission import Admission
 from smartserver_licensed.domain.counting import SMARTSERVER, UnitId, counting_unit
-from smartserver_licensed.domain.devices import Action, DeviceId, DeviceState
+from smartserver_licensed.domain.devices import Action, DeviceState
 from smartserver_licensed.domain.ledger_state import Cause, SeatGiven, SeatKind, SeatLost
 from smartserver_licensed.domain.queues import REQUEST_LIFE_S
 from support.world import SETTLE_S, World, device_id

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+
 from smartserver_licensed.domain.devices import Action
 from smartserver_licensed.domain.ledger_state import Cause, SeatLost
 from smartserver_licensed.domain.overcapacity import Grace
+from smartserver_licensed.domain.seats import Entitled
 from support.world import World
 
 
@@ -363,8 +365,6 @@ def test_deciding_changes_nothing() -> None:
     for name in names(5):
         world.create(name, provision=True)
     before = dict(world.state.seats)
-    from smartserver_licensed.domain.seats import Entitled
-
     world.admission.decide(world.state, Entitled(3, None), grace=world.state.grace, now_s=world.now_s)
     assert world.state.seats == before
     assert (world.state.provisioned, world.state.reserved) == (0, 0)

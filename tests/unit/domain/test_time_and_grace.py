@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from smartserver_licensed.domain.overcapacity import DAY_S, Grace, advanced, begun
 from smartserver_licensed.domain.status import Clock
 from smartserver_licensed.domain.trusted_time import Reading, TrustedTime

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from smartserver_licensed.domain.ledger_state import Cause, Seat, SeatKind
 from smartserver_licensed.domain.withholding import Reason, answer, may_lose_seat
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from smartserver_licensed.documents.envelope import seal
 from smartserver_licensed.documents.keys import SigningKey
 from smartserver_licensed.documents.payloads import GRANT_TYPE, encode_grant
@@ -89,9 +92,12 @@ def test_whatever_the_bytes_nothing_but_corrupt_is_said(body: bytes) -> None:
 
 @given(st.integers(0, 400), st.integers(0, 255))
 def test_a_changed_byte_is_read_or_refused_but_never_raises_anything_else(place: int, byte: int) -> None:
-    body = bytearray(encode_events([SeatGiven(UnitId("a/b"), Seat(SeatKind.RESERVED, has_run=False, number=1)), a_grant()], TimeMarked(1, Grace())))
+    body = bytearray(
+        encode_events(
+            [SeatGiven(UnitId("a/b"), Seat(SeatKind.RESERVED, has_run=False, number=1)), a_grant()],
+            TimeMarked(1, Grace()),
+        )
+    )
     body[place % len(body)] = byte
-    try:
+    with contextlib.suppress(LedgerCorruptError):
         decode_events(bytes(body))
-    except LedgerCorruptError:
-        pass
