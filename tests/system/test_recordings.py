@@ -13,7 +13,7 @@ from support.box import Box, wait_until
 from support.broker import Client, Message
 
 pytestmark = [pytest.mark.needs("mosquitto", "dbus-daemon"), pytest.mark.timeout(300)]
-SPEED = 20.0
+SPEED = 40.0
 IDL = sorted(path.stem for path in RECORDINGS.glob("idl_*.jsonl"))
 
 

@@ -25,6 +25,7 @@ from .withholding import Reason
 
 WITHDRAWAL_LIFE_S = 10.0
 EARLY_REQUEST_LIFE_S = 60.0
+REPEAT_LIFE_S = 65.0  # 60 s, in which a seat can become takeable, and time for the engine to hear of it
 _EARLY_REQUESTS = 4_096
 _RANK = {DeviceState.UNLICENSED: 1, DeviceState.UNPROVISIONED: 2, DeviceState.PROVISIONED: 3}
 
@@ -382,7 +383,7 @@ class Facts:
         device.was_deprovisioned = False
         self._requests.append(SeatRequest(device.unit, device.id, asked.request.action, asked.asked_at))
         if asked.request.action is Action.PROVISION and device.state is DeviceState.UNLICENSED:
-            device.repeat = (asked.payload, asked.asked_at + EARLY_REQUEST_LIFE_S)
+            device.repeat = (asked.payload, asked.asked_at + REPEAT_LIFE_S)
 
     def _remember_early(self, device_id: DeviceId, early: _Early) -> None:
         self._early.pop(device_id, None)
