@@ -6,8 +6,7 @@ Rules:
   ignored would let somebody believe in a protection that is not there;
 - every error names the file, the key, the value and what is expected.
 
-What this module does not do: of what the values point to, it reads the password only: a password that is missing shows
-at the start, not at the first connection.
+What this module does not do: it opens nothing that the values point to, the password file included (`daemon` does).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import dataclasses
 import difflib
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +31,12 @@ DEFAULT_PATH = Path("/etc/smartserver-licensed/config.toml")
 
 @dataclass(frozen=True, slots=True)
 class Mqtt:
-    """The SmartServer's own broker. `password` is no key: it is the first line of `password_file`."""
+    """The SmartServer's own broker; no user name: without credentials. `password_file`: the first line is it."""
 
     host: str = "127.0.0.1"
     port: int = 1883
-    username: str | None = None
-    password_file: str | None = None
-    password: str | None = field(default=None, repr=False)  # never in a log
+    username: str = ""
+    password_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +146,7 @@ def load(path: Path) -> Config:
         raise ConfigError(f"cannot read {path}: byte {error.start} is not UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
-    config = parse(document, source=str(path))
-    if config.mqtt.password_file is None:
-        return config
-    password = _first_line(Path(config.mqtt.password_file), source=path)
-    return dataclasses.replace(config, mqtt=dataclasses.replace(config.mqtt, password=password))
+    return parse(document, source=str(path))
 
 
 def parse(document: Mapping[str, object], *, source: str) -> Config:
@@ -169,16 +163,6 @@ def parse(document: Mapping[str, object], *, source: str) -> Config:
     if config.mqtt.password_file and not config.mqtt.username:
         raise ConfigError(f"cannot read {source}: mqtt.password_file is set, expected mqtt.username with it")
     return config
-
-
-def _first_line(file: Path, *, source: Path) -> str:
-    try:
-        lines = file.read_bytes().decode("utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"cannot read {source}: mqtt.password_file {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"cannot read {source}: mqtt.password_file {file} is not UTF-8") from error
-    return lines[0] if lines else ""
 
 
 def _check_section(section: str, given: Mapping[str, object], *, source: str) -> None:

@@ -65,7 +65,9 @@ def logger(journal: Journal) -> Iterator[logging.Logger]:
 
 
 def test_an_entry_has_the_sentence_the_message_id_and_the_fields(logger: logging.Logger, journal: Journal) -> None:
-    logger.warning(SEAT_REFUSED.sentence, extra={"fields": {"MESSAGE_ID": SEAT_REFUSED.id, "DEVICE": "lon/d1", "USED": 5}})
+    logger.warning(
+        SEAT_REFUSED.sentence, extra={"fields": {"MESSAGE_ID": SEAT_REFUSED.id, "DEVICE": "lon/d1", "USED": 5}}
+    )
     entry = journal.entry()
     assert entry["MESSAGE"] == f"{SEAT_REFUSED.sentence} [DEVICE=lon/d1 USED=5]"
     assert entry["MESSAGE_ID"] == SEAT_REFUSED.id

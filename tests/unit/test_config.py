@@ -36,45 +36,26 @@ def test_an_empty_file_gives_the_defaults(file: Path) -> None:
     assert config.bus.address == "system"
     assert config.trust.root == "/usr/share/smartserver-licensed/root.json"
     assert config.identity.environment_file == "/etc/apollo/environment"
-    assert config.policy == Policy(
-        enforcement="deprovision", settle_s=15, absence_grace_s=600, max_devices=4_000
-    )
+    assert config.policy == Policy(enforcement="deprovision", settle_s=15, absence_grace_s=600, max_devices=4_000)
     assert config.log.level == "info"
 
 
 def test_what_the_file_sets_is_taken_and_the_rest_stays(file: Path) -> None:
-    file.write_text('[mqtt]\nport = 8883\nusername = "l"\n[policy]\nenforcement = "report"\n')
+    file.write_text('[mqtt]\nport = 8883\nusername = "l"\npassword_file = "/p"\n[policy]\nenforcement = "report"\n')
     config = load(file)
-    assert config.mqtt == Mqtt(host="127.0.0.1", port=8883, username="l")
+    assert config.mqtt == Mqtt(host="127.0.0.1", port=8883, username="l", password_file="/p")
     assert config.policy == Policy(enforcement="report")
     assert config.state == Config().state
-
-
-def test_the_password_is_the_first_line_of_its_file_and_is_never_shown(file: Path, tmp_path: Path) -> None:
-    secret = tmp_path / "password"
-    secret.write_text("swordfish\nmore\n")
-    text = f'[mqtt]\nusername = "l"\npassword_file = "{secret}"\n'
-    file.write_text(text)
-    config = load(file)
-    assert config.mqtt.password == "swordfish"
-    assert "swordfish" not in repr(config)
-    secret.write_bytes(b"\xff")
-    assert f"password_file {secret} is not UTF-8" in refused(file, text)
-    secret.unlink()
-    assert f"password_file {secret}: No such file" in refused(file, text)
-    assert "unknown key in [mqtt] 'password'" in refused(file, '[mqtt]\npassword = "swordfish"\n')
 
 
 def test_the_shipped_file_shows_every_key_with_its_default(file: Path) -> None:
     assert load(SHIPPED) == Config()
     shown = re.sub(r"(?m)^# (\w+ = )", r"\1", SHIPPED.read_text("utf-8"))
-    secret = file.with_name("password")
-    secret.write_text("p")
-    file.write_text(shown.replace("/etc/smartserver-licensed/mqtt-password", str(secret)))
-    example = Mqtt(username="smartserver-licensed", password_file=str(secret), password="p")
+    file.write_text(shown)
+    example = Mqtt(username="smartserver-licensed", password_file="/etc/smartserver-licensed/mqtt-password")
     assert load(file) == dataclasses.replace(Config(), mqtt=example)
     for section in dataclasses.fields(Config):
-        keys = {each.name for each in dataclasses.fields(getattr(Config(), section.name))} - {"password"}
+        keys = {each.name for each in dataclasses.fields(getattr(Config(), section.name))}
         assert all(re.search(rf"(?m)^{key} = ", shown) for key in keys), section.name
 
 

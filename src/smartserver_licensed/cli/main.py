@@ -1,45 +1,162 @@
-"""(lead's fallback)"""
+"""licensectl: the administrator's command.
+
+Rules:
+- exit codes: 0 yes, 1 no (a document that does not verify, a device that is not known), 2 usage, 3 the daemon is not
+  there, 4 refused; `status` is 0 whenever it could show one;
+- errors go to stderr as `licensectl: cannot …: … [code]`, with `--json` also to stdout as
+  `{"error": {"code", "message"}}`;
+- `--json` is for programs: one document on stdout, the same keys for ever.
+
+What this module does not do: it knows no D-Bus (`client`, imported only when it is needed) and lays nothing out
+(`screens`).
+"""
+
 from __future__ import annotations
-import asyncio, json, sys, os
-from dbus_fast import BusType, Message, MessageType, Variant
-from dbus_fast.aio import MessageBus
-from smartserver_licensed.formats.bus import NAME, PATH, INTERFACE, error_code
-from smartserver_licensed.formats.vocabulary import VOCABULARY
-def plain(v):
-    if isinstance(v, Variant): return plain(v.value)
-    if isinstance(v, dict): return {k: plain(x) for k, x in v.items()}
-    if isinstance(v, list): return [plain(x) for x in v]
-    return v
-async def go(argv):
-    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
-    async def call(member, sig="", body=(), interface=INTERFACE):
-        r = await bus.call(Message(destination=NAME, path=PATH, interface=interface, member=member, signature=sig, body=list(body)))
-        if r.message_type is MessageType.ERROR:
-            raise SystemExit2(error_code(r.error_name) or r.error_name, r.body)
-        return plain(r.body[0])
-    c = argv[0]
-    if c == "status":
-        p = await call("GetAll", "s", [INTERFACE], "org.freedesktop.DBus.Properties")
-        out = {w.json: p[w.property] for w in VOCABULARY if w.property and w.json}
-        out["licenses"] = await call("ListLicenses")
-    elif c == "devices":
-        out = []
-        after = ""
-        while True:
-            rows = await call("ListDevices", "a{sv}", [{"after": Variant("s", after)}])
-            out += rows
-            if len(rows) < 1000: break
-            after = rows[-1]["name"]
-    elif c == "install":
-        data = sys.stdin.buffer.read() if argv[1] == "-" else open(argv[1], "rb").read()
-        out = await call("InstallDocument", "ay", [data])
-    print(json.dumps(out))
-class SystemExit2(Exception): pass
-def main(argv=None):
-    argv = [a for a in (argv or sys.argv[1:])]
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smartserver_licensed import VERSION
+from smartserver_licensed.domain.errors import ArgumentError, DaemonUnreachableError, LicensedError
+from smartserver_licensed.formats.bus import MAX_DOCUMENT_BYTES
+
+from . import screens
+
+if TYPE_CHECKING:
+    from .client import Client
+
+EXIT_YES, EXIT_NO, EXIT_USAGE, EXIT_NO_DAEMON, EXIT_REFUSED = range(5)
+_EXIT_INTERRUPTED = 130  # as shells count: 128 + SIGINT
+_UNKNOWN_DEVICE = "device-unknown"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code. Usage errors end the program with 2, as argparse does."""
+    arguments = _parser().parse_args(argv)
     try:
-        asyncio.run(go(argv)); return 0
-    except SystemExit2 as e:
-        print(json.dumps({"error": {"code": e.args[0], "message": str(e.args[1])}})); return 4
-    except Exception as e:
-        print(repr(e), file=sys.stderr); return 3
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (`| head`) has enough. Python would complain at exit about what it cannot flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_YES
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        command: Callable[[Client, argparse.Namespace], int] = arguments.command
+        document = _read(arguments.file) if "file" in arguments else b""  # before asking for a daemon
+        from .client import Client  # noqa: PLC0415 - dbus-fast is most of the start: not for usage errors and --help
+
+        with Client() as client:
+            arguments.document = document
+            return command(client, arguments)
+    except LicensedError as error:
+        sys.stderr.write(f"licensectl: {screens.printable(error)} [{error.code}]\n")
+        if arguments.json:
+            _print_json({"error": {"code": error.code, "message": str(error)}})
+        return _exit_code(error, arguments)
+
+
+def _exit_code(error: LicensedError, arguments: argparse.Namespace) -> int:
+    if isinstance(error, DaemonUnreachableError):
+        return EXIT_NO_DAEMON
+    if isinstance(error, ArgumentError):
+        return EXIT_USAGE
+    is_answer = error.code == _UNKNOWN_DEVICE or arguments.command is _verify
+    return EXIT_NO if is_answer else EXIT_REFUSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="licensectl", description="Licenses and seats of this SmartServer.")
+    parser.add_argument("--version", action="version", version=f"licensectl {VERSION}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[Client, argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=what, description=what)
+        added.add_argument("--json", action="store_true", help="for programs: JSON on stdout")
+        added.set_defaults(command=run)
+        return added
+
+    command("status", _status, "Show capacity, seats, maintenance and what needs attention.")
+    command("licenses", _licenses, "List the installed licenses.")
+    devices = command("devices", _devices, "List the devices and their seats.")
+    devices.add_argument("--waiting", action="store_true", help="only those that wait for a seat")
+    explain = command("explain", _explain, "Say why a device is licensed, or is not.")
+    explain.add_argument("device", metavar="DEVICE", help="protocol/handle, as `devices` shows it")
+    install = command("install", _install, "Install a license document.")
+    install.add_argument("file", metavar="FILE", help="the document, or - for stdin")
+    verify = command("verify", _verify, "Say what a document is and whether it verifies here; changes nothing.")
+    verify.add_argument("file", metavar="FILE", help="the document, or - for stdin")
+    return parser
+
+
+def _status(client: Client, arguments: argparse.Namespace) -> int:
+    status = screens.status_json(client.properties(), client.licenses())
+    _show(arguments, status, lambda: screens.status_screen(status))
+    return EXIT_YES
+
+
+def _licenses(client: Client, arguments: argparse.Namespace) -> int:
+    licenses = client.licenses()
+    _show(arguments, licenses, lambda: screens.licenses_table(licenses))
+    return EXIT_YES
+
+
+def _devices(client: Client, arguments: argparse.Namespace) -> int:
+    rows = list(client.devices(waiting_only=arguments.waiting))
+    _show(arguments, rows, lambda: screens.devices_table(rows))
+    return EXIT_YES
+
+
+def _explain(client: Client, arguments: argparse.Namespace) -> int:
+    explanation = client.explain(arguments.device)
+    _show(arguments, explanation, lambda: screens.facts_screen(explanation))
+    return EXIT_YES
+
+
+def _install(client: Client, arguments: argparse.Namespace) -> int:
+    summary = client.install(arguments.document)
+    _show(arguments, summary, lambda: "Installed.\n" + screens.facts_screen(summary))
+    return EXIT_YES
+
+
+def _verify(client: Client, arguments: argparse.Namespace) -> int:
+    findings = client.verify(arguments.document)
+    _show(arguments, findings, lambda: screens.facts_screen(findings))
+    return EXIT_NO if findings.get("verified") is False else EXIT_YES
+
+
+def _read(name: str) -> bytes:
+    """The document; of a file that is too large only so much that the daemon sees it and says so."""
+    limit = MAX_DOCUMENT_BYTES + 1
+    try:
+        if name == "-":
+            return sys.stdin.buffer.read(limit)
+        with Path(name).open("rb") as file:
+            return file.read(limit)
+    except OSError as error:
+        raise ArgumentError(f"cannot read {name}: {error.strerror}") from error
+
+
+def _show(arguments: argparse.Namespace, value: object, screen: Callable[[], str]) -> None:
+    if arguments.json:
+        _print_json(value)
+    else:
+        sys.stdout.write(screen() + "\n")
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

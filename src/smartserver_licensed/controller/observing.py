@@ -23,7 +23,7 @@ from smartserver_licensed.domain.devices import DeviceId, DeviceReport, DeviceSt
 from smartserver_licensed.domain.errors import MessageError
 from smartserver_licensed.domain.ledger_state import LedgerState
 from smartserver_licensed.formats import iap
-from smartserver_licensed.formats.connection import BrokerEvent, Connected, Disconnected, Overrun, Received
+from smartserver_licensed.formats.connection import BrokerEvent, Connected, Disconnected, Dropped, Received
 
 from .outbox import Outbox
 from .policy import Policy
@@ -86,9 +86,10 @@ class Observer:
                     tell(messages.BROKER_LOST, REASON=reason)
                 self._was_connected = False
                 self._stop_looking()
-            case Overrun():
-                self._drop("queue-full")
-                self._next_snapshot_at = min(self._next_snapshot_at, self._clocks.monotonic())
+            case Dropped(reason, is_incomplete):
+                self._note_drop(reason)
+                if is_incomplete:
+                    self._next_snapshot_at = min(self._next_snapshot_at, self._clocks.monotonic())
             case Received(topic, payload, is_retained):
                 try:
                     message = iap.parse(topic, payload, sid=self.sid or "")
@@ -226,6 +227,9 @@ class Observer:
 
     def _drop(self, why: str, text: str = "") -> None:
         self._drops[why] += 1
+        self._note_drop(text)
+
+    def _note_drop(self, text: str) -> None:
         self._last_bad = text or self._last_bad
         if self._report_at == _NEVER:
             self._report_at = self._clocks.monotonic()

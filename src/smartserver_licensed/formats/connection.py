@@ -31,8 +31,11 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Overrun:
-    """Messages were dropped here: the facts are not complete until the next snapshot."""
+class Dropped:
+    """Messages were dropped here; how many, `take_drops` says. `is_incomplete`: facts are missing until a snapshot."""
+
+    reason: str
+    is_incomplete: bool
 
 
-BrokerEvent: TypeAlias = Connected | Disconnected | Received | Overrun
+BrokerEvent: TypeAlias = Connected | Disconnected | Received | Dropped

@@ -1,0 +1,188 @@
+"""What people read: plain text for terminals and serial consoles, and the one JSON form of the status.
+
+Rules:
+- what needs attention stands first, with what to do about it;
+- machine interfaces are UTC; people see local time with its offset;
+- names come from devices and documents: no control character of theirs reaches the terminal.
+
+What this module does not do: it asks nobody and writes nowhere; every function returns its text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from smartserver_licensed.formats.vocabulary import VOCABULARY, nested
+
+Row = Mapping[str, Any]
+
+_BAR_WIDTH = 40
+_NEARLY_FULL_PERCENT = 90
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_STATE_ADVICE = {
+    "starting": "The daemon is starting; ask again in a moment.",
+    "storage-fault": "The ledger cannot be used: what runs keeps running, nothing new is admitted.",
+    "rebind-needed": "The licenses belong to other hardware: what runs keeps running, nothing new is admitted.",
+    "over-capacity": "More devices run than the licenses allow. Install a license, or deprovision devices.",
+    "unlicensed": "No capacity license is installed (licensectl install FILE).",
+    "full": "All seats are in use. Install a license, or deprovision devices.",
+}
+_STORAGE_ADVICE = {
+    "degraded": "it was repaired and works; when this comes again, the storage is wearing out",
+    "read-only": "a write failed; the daemon tries again by itself",
+    "missing": "there is no partition, or no ledger on it",
+    "foreign": "it is the ledger of another SmartServer",
+    "corrupt": "it is damaged beyond repair",
+    "newer": "a newer version wrote it",
+    "rolled-back": "it is an old copy; install a new grant",
+    "anchor-lost": "its anchor is gone; install a new grant",
+}
+_CLOCK_ADVICE = {
+    "unsynchronised": "the clock is not synchronised: licenses are judged by the time since the last known one",
+    "set-back": "the clock was set back: licenses are judged by the later time that is known",
+}
+
+
+def status_json(properties: Row, licenses: Sequence[Row]) -> dict[str, object]:
+    """The status in the words of `vocabulary`, and the licenses."""
+    pairs = [(word.json, properties[word.property]) for word in VOCABULARY if word.property and word.json]
+    return nested([*pairs, ("licenses", list(licenses))])
+
+
+def status_screen(status: Row) -> str:
+    """The whole status; takes what `status_json` gives."""
+    capacity, used = status["capacity"], status["used"]
+    maintenance = status["maintenance"]
+    lines = [f"SmartServer {printable(status['segment_id'] or status['install_code'])}: {status['state']}", ""]
+    lines += [f"  ! {each}" for each in attention(status)]
+    lines += [""] if lines[-1] else []
+    lines += [
+        f"  {bar(capacity=capacity, used=used, reserved=status['reserved'])}  {used} of {capacity} in use",
+        f"  {status['available']} available, {status['reserved']} reserved, {status['waiting']} waiting",
+        "",
+    ]
+    expiry = f", until {maintenance['expires']}" if maintenance["expires"] else ""
+    facts = [
+        ("Maintenance", f"{maintenance['status']}{expiry}"),
+        ("Customer", status["customer_id"] or "-"),
+        ("Segment", status["segment_id"] or "-"),
+        ("Install code", status["install_code"] or "-"),
+        ("Storage", status["storage"]),
+        ("Clock", status["clock"]),
+        ("Broker", "connected" if status["broker_connected"] else "not connected"),
+        ("Assurance", status["assurance"]),
+        ("Version", status["version"]),
+    ]
+    lines += [f"  {name:<14}{printable(value)}" for name, value in facts]
+    if status["licenses"]:
+        lines += ["", *(f"  {line}" for line in licenses_table(status["licenses"]).splitlines())]
+    return "\n".join(lines)
+
+
+def attention(status: Row) -> list[str]:
+    """What an administrator should look at, the most urgent first."""
+    found = []
+    if status["state"] in _STATE_ADVICE:
+        found.append(_STATE_ADVICE[status["state"]])
+    if status["storage"] != "ok":
+        found.append(f"Storage is {status['storage']}: {_STORAGE_ADVICE.get(status['storage'], 'see the journal')}.")
+    if not status["broker_connected"]:
+        found.append("The MQTT broker is not connected: nothing can be admitted (systemctl status mosquitto).")
+    if status["clock"] != "ok":
+        found.append(f"Clock: {_CLOCK_ADVICE.get(status['clock'], status['clock'])}.")
+    if status["waiting"]:
+        found.append(f"{status['waiting']} waiting for a seat (licensectl devices --waiting).")
+    if status["state"] == "licensed" and status["used"] * 100 >= status["capacity"] * _NEARLY_FULL_PERCENT:
+        found.append(f"{status['used'] * 100 // status['capacity']} % of the capacity is in use.")
+    if str(status["maintenance"]["status"]).startswith("Exp"):  # Expiring …, Expired …
+        found.append(f"Maintenance: {printable(status['maintenance']['status'])}.")
+    return found
+
+
+def bar(*, capacity: int, used: int, reserved: int) -> str:
+    """`[####==....]`: used, reserved, free. Something in use is never shown as nothing, and full only when it is."""
+    if capacity <= 0:
+        return "[" + "." * _BAR_WIDTH + "]"
+    used_width = _width(used, capacity)
+    reserved_width = min(_width(reserved, capacity), _BAR_WIDTH - used_width)
+    return "[" + ("#" * used_width + "=" * reserved_width).ljust(_BAR_WIDTH, ".") + "]"
+
+
+def _width(part: int, whole: int) -> int:
+    if part <= 0:
+        return 0
+    if part >= whole:
+        return _BAR_WIDTH
+    return min(max(1, part * _BAR_WIDTH // whole), _BAR_WIDTH - 1)
+
+
+def licenses_table(licenses: Sequence[Row]) -> str:
+    """The columns of the CMS's Manage Licenses dialog."""
+    columns = {
+        "license_id": "LICENSE",
+        "description": "DESCRIPTION",
+        "status": "STATUS",
+        "activation_date": "ACTIVATED",
+        "note": "NOTE",
+    }
+    if not licenses:
+        return "No license is installed."
+    return table(columns.values(), ([row.get(key, "") for key in columns] for row in licenses))
+
+
+def devices_table(rows: Iterable[Row]) -> str:
+    """One line a device; where it is one of several of a counting unit, the unit too."""
+    lines = []
+    for row in rows:
+        seat = f"{row['seat']} (absent)" if row.get("absent") and row["seat"] != "absent" else row["seat"]
+        unit = row.get("unit", "")
+        lines.append(
+            [row["name"], row["state"], seat, "yes" if row["licensed"] else "no", unit * (unit != row["name"])]
+        )
+    return table(("DEVICE", "STATE", "SEAT", "LICENSED", "UNIT"), lines) if lines else "No such device."
+
+
+def facts_screen(facts: Row) -> str:
+    """Keys and values, one a line; lists one item a line under their key."""
+    width = max((len(key) for key in facts), default=0) + 2
+    lines = []
+    for key, value in facts.items():
+        shown = value if isinstance(value, list) else [value]
+        label = printable(key.replace("_", " "))
+        for each in shown or [""]:
+            lines.append(f"  {label:<{width}}{_text(each)}".rstrip())
+            label = ""
+    return "\n".join(lines)
+
+
+def table(head: Iterable[str], rows: Iterable[Sequence[object]]) -> str:
+    """Left-aligned columns, two spaces apart."""
+    lines = [list(head), *([_text(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def printable(text: object) -> str:
+    """The text without anything that a terminal would obey."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text))
+
+
+def local_time(text: str) -> str:
+    """`2026-02-03T04:05:06Z` as local time with its offset; any other text as it is."""
+    if not _INSTANT.fullmatch(text):
+        return text
+    return datetime.fromisoformat(text[:-1] + "+00:00").astimezone().isoformat(" ", "minutes")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{printable(key)} {_text(each)}" for key, each in value.items())
+    return printable(local_time(value) if isinstance(value, str) else value)

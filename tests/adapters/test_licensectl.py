@@ -1,0 +1,206 @@
+"""licensectl as a process, against the D-Bus service on a private bus."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smartserver_licensed.adapters.dbus import DbusService
+from smartserver_licensed.formats.bus import Plain
+from support.bus import LicenseAnswers, PrivateBus, on_bus, private_bus
+
+pytestmark = pytest.mark.needs("dbus-daemon")
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 - JSON
+        return json.loads(self.out)
+
+
+class Unverified(LicenseAnswers):
+    """Answers of a daemon to which nothing verifies."""
+
+    def verify_document(self, data: bytes) -> dict[str, Plain]:
+        return {"kind": "grant", "verified": False, "code": "signature-invalid"}
+
+
+@pytest.fixture
+def bus() -> Iterator[PrivateBus]:
+    with private_bus() as bus:
+        yield bus
+
+
+@pytest.fixture
+def answers() -> LicenseAnswers:
+    return LicenseAnswers()
+
+
+@pytest.fixture
+async def service(bus: PrivateBus, answers: LicenseAnswers) -> AsyncIterator[DbusService]:
+    service = DbusService(address=bus.address)
+    await service.start(answers)
+    yield service
+    await service.stop()
+
+
+async def licensectl(bus: PrivateBus, *arguments: str, stdin: bytes = b"", prefix: tuple[str, ...] = ()) -> Done:
+    process = await asyncio.create_subprocess_exec(
+        *prefix,
+        str(Path(sys.executable).parent / "licensectl"),
+        *arguments,
+        env=on_bus(bus.address),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(stdin), 60)
+    assert process.returncode is not None
+    return Done(process.returncode, out.decode(), err.decode())
+
+
+async def test_status_shows_a_screen_and_the_same_as_json(service: DbusService, bus: PrivateBus) -> None:
+    done = await licensectl(bus, "status")
+    assert (done.code, done.err) == (0, "")
+    assert "37 of 200 in use" in done.out
+    assert "Grüße aus Halle 4" in done.out
+    status = (await licensectl(bus, "status", "--json")).json
+    numbers = {key: status[key] for key in ("state", "capacity", "used", "reserved", "available", "waiting")}
+    assert numbers == {"state": "licensed", "capacity": 200, "used": 37, "reserved": 2, "available": 163, "waiting": 3}
+    assert status["maintenance"] == {"status": "Active", "expires": "2028-03-01"}
+    assert status["broker_connected"] is True
+    assert [each["license_id"] for each in status["licenses"]] == ["L-1"]
+    assert {"storage", "clock", "install_code", "segment_id", "customer_id", "version"} <= status.keys()
+
+
+async def test_licenses_are_a_table_and_a_list(service: DbusService, bus: PrivateBus) -> None:
+    done = await licensectl(bus, "licenses")
+    assert done.code == 0
+    assert done.out.splitlines()[0].split() == ["LICENSE", "DESCRIPTION", "STATUS", "ACTIVATED", "NOTE"]
+    assert (await licensectl(bus, "licenses", "--json")).json[0]["activation_date"] == "2026-02-03T04:05:06Z"
+
+
+async def test_all_devices_come_however_many_pages_they_are(
+    service: DbusService, bus: PrivateBus, answers: LicenseAnswers
+) -> None:
+    answers.devices = 2_000
+    done = await licensectl(bus, "devices", "--json")
+    assert done.code == 0
+    assert [row["name"] for row in done.json] == [f"lon/d{number:05}" for number in range(2_000)]
+    waiting = (await licensectl(bus, "devices", "--waiting", "--json")).json
+    assert len(waiting) == 200
+    assert len((await licensectl(bus, "devices")).out.splitlines()) == 2_001
+
+
+async def test_explain_says_why_and_an_unknown_device_is_a_no(service: DbusService, bus: PrivateBus) -> None:
+    done = await licensectl(bus, "explain", "lon/d00001")
+    assert done.code == 0
+    assert "A device counts when it is provisioned" in done.out
+    assert (await licensectl(bus, "explain", "lon/d00001", "--json")).json["numbers"] == {"used": 37, "big": 2**40}
+    unknown = await licensectl(bus, "explain", "bac/1", "--json")
+    assert unknown.code == 1
+    assert unknown.json["error"]["code"] == "device-unknown"
+    assert unknown.err == "licensectl: cannot explain 'bac/1': no device of that name is known [device-unknown]\n"
+
+
+async def test_a_document_is_installed_from_a_file_and_from_stdin(
+    service: DbusService, bus: PrivateBus, answers: LicenseAnswers, tmp_path: Path
+) -> None:
+    file = tmp_path / "grant"
+    file.write_bytes(b"{file}")
+    done = await licensectl(bus, "install", str(file))
+    assert (done.code, done.out.splitlines()[0]) == (0, "Installed.")
+    done = await licensectl(bus, "install", "-", "--json", stdin=b"{stdin}")
+    assert (done.code, done.json["seq"]) == (0, 7)
+    assert answers.installed == [b"{file}", b"{stdin}"]
+
+
+async def test_a_refused_document_ends_with_4_and_an_unverified_one_with_1(
+    service: DbusService, bus: PrivateBus, answers: LicenseAnswers
+) -> None:
+    refused = await licensectl(bus, "install", "-", "--json", stdin=b"no")
+    assert (refused.code, refused.json["error"]["code"]) == (4, "envelope-malformed")
+    assert refused.err.endswith(" [envelope-malformed]\n")
+    assert refused.err.startswith("licensectl: cannot read the document: ")
+    unverified = await licensectl(bus, "verify", "-", "--json", stdin=b"no")
+    assert (unverified.code, unverified.json["error"]["code"]) == (1, "envelope-malformed")
+    assert (await licensectl(bus, "verify", "-", stdin=b"{}")).code == 0
+    assert answers.installed == []
+
+
+async def test_a_document_that_can_be_read_but_does_not_verify_is_a_no(bus: PrivateBus) -> None:
+    service = DbusService(address=bus.address)
+    await service.start(Unverified())
+    done = await licensectl(bus, "verify", "-", "--json", stdin=b"{}")
+    await service.stop()
+    assert (done.code, done.json["code"]) == (1, "signature-invalid")
+
+
+async def test_a_document_that_is_too_large_is_refused_by_the_daemon(
+    service: DbusService, bus: PrivateBus, tmp_path: Path
+) -> None:
+    file = tmp_path / "large"
+    file.write_bytes(b"{" * 10_000_000)
+    done = await licensectl(bus, "install", str(file), "--json")
+    assert (done.code, done.json["error"]["code"]) == (4, "document-too-large")
+
+
+@pytest.mark.needs("root", "setpriv", "/usr/bin/python3")
+async def test_another_user_may_not_install(service: DbusService, bus: PrivateBus, answers: LicenseAnswers) -> None:
+    as_nobody = ("setpriv", "--reuid=65534", "--clear-groups")
+    probe = await asyncio.create_subprocess_exec(
+        *as_nobody, sys.executable, "-c", "", stderr=asyncio.subprocess.DEVNULL
+    )
+    if await probe.wait():
+        pytest.skip("another user cannot run this Python")  # it is in root's home: test_dbus asks by busctl instead
+    done = await licensectl(bus, "install", "-", "--json", stdin=b"{}", prefix=as_nobody)
+    assert (done.code, done.json["error"]["code"]) == (4, "not-permitted")
+    assert answers.installed == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [("status",), ("licenses",), ("devices",), ("explain", "lon/1"), ("install", "-"), ("verify", "-")]
+)
+async def test_without_the_daemon_every_command_ends_with_3(bus: PrivateBus, arguments: tuple[str, ...]) -> None:
+    done = await licensectl(bus, *arguments, "--json")
+    assert (done.code, done.json["error"]["code"]) == (3, "daemon-unreachable")
+    assert "it does not run (systemctl status smartserver-licensed)" in done.err
+
+
+async def test_a_reader_that_has_enough_is_no_error(
+    service: DbusService, bus: PrivateBus, answers: LicenseAnswers
+) -> None:
+    answers.devices = 5_000
+    program = str(Path(sys.executable).parent / "licensectl")
+    process = await asyncio.create_subprocess_exec(
+        "bash",
+        "-o",
+        "pipefail",
+        "-c",
+        f"{program} devices | head -n 1",
+        env=on_bus(bus.address),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, out.split()[0], err) == (0, b"DEVICE", b"")
+
+
+async def test_a_status_is_there_at_once(service: DbusService, bus: PrivateBus) -> None:
+    """About 0.2 s on two x86 cores; the limit leaves room for a machine that does other work."""
+    started = time.monotonic()
+    assert (await licensectl(bus, "status")).code == 0
+    assert time.monotonic() - started < 3

@@ -1,0 +1,65 @@
+"""What licensectl does before it asks anybody: usage, files, and what it imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NO_BUS = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/nowhere/bus"}
+COMMANDS = (("status",), ("licenses",), ("devices",), ("devices", "--waiting"), ("explain", "lon/1"))
+
+
+def licensectl(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "smartserver_licensed.cli.main", *arguments]
+    return subprocess.run(command, env=NO_BUS, input=stdin, capture_output=True, check=False, timeout=30)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("nonsense",), ("status", "--colour"), ("explain",), ("install",), ("verify",)]
+)
+def test_wrong_usage_ends_with_2_and_says_how(arguments: tuple[str, ...]) -> None:
+    done = licensectl(*arguments)
+    assert done.returncode == 2
+    assert b"usage: licensectl" in done.stderr
+    assert done.stdout == b""
+
+
+def test_help_names_every_command() -> None:
+    done = licensectl("--help")
+    assert done.returncode == 0
+    for command in ("status", "licenses", "devices", "explain", "install", "verify"):
+        assert command.encode() in done.stdout
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_without_a_bus_every_command_ends_with_3_and_says_why(arguments: tuple[str, ...]) -> None:
+    done = licensectl(*arguments, "--json")
+    assert done.returncode == 3
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "daemon-unreachable"
+    assert done.stderr.decode() == f"licensectl: {error['message']} [daemon-unreachable]\n"
+    assert error["message"].startswith("cannot ask the daemon: no D-Bus:")
+    assert licensectl(*arguments).stdout == b""
+
+
+@pytest.mark.parametrize("command", ["install", "verify"])
+def test_a_file_that_cannot_be_read_ends_with_2(command: str, tmp_path: Path) -> None:
+    done = licensectl(command, str(tmp_path / "none"), "--json")
+    assert done.returncode == 2
+    assert b"none: No such file or directory [argument-invalid]" in done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == "argument-invalid"
+
+
+def test_dbus_is_imported_only_to_ask() -> None:
+    program = (
+        "import sys; from smartserver_licensed.cli import main\n"
+        "try: main.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('dbus_fast' in sys.modules or 'asyncio' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False, capture_output=True).returncode == 0

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from smartserver_licensed.cli.screens import (
+    attention,
+    bar,
+    devices_table,
+    facts_screen,
+    licenses_table,
+    local_time,
+    printable,
+    status_screen,
+    table,
+)
+
+STATUS: dict[str, object] = {
+    "state": "licensed",
+    "capacity": 200,
+    "used": 37,
+    "reserved": 2,
+    "available": 163,
+    "waiting": 0,
+    "maintenance": {"status": "Active", "expires": "2028-03-01"},
+    "customer_id": "ACME",
+    "segment_id": "17q1abc",
+    "install_code": "IC-0001",
+    "storage": "ok",
+    "clock": "ok",
+    "broker_connected": True,
+    "assurance": "full",
+    "version": "0.1.0",
+    "licenses": [],
+}
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import time  # noqa: PLC0415 - only here the zone is changed
+
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_the_status_screen_shows_the_bar_the_numbers_and_the_facts() -> None:
+    assert status_screen(STATUS).splitlines() == [
+        "SmartServer 17q1abc: licensed",
+        "",
+        "  [#######=................................]  37 of 200 in use",
+        "  163 available, 2 reserved, 0 waiting",
+        "",
+        "  Maintenance   Active, until 2028-03-01",
+        "  Customer      ACME",
+        "  Segment       17q1abc",
+        "  Install code  IC-0001",
+        "  Storage       ok",
+        "  Clock         ok",
+        "  Broker        connected",
+        "  Assurance     full",
+        "  Version       0.1.0",
+    ]
+
+
+def test_a_smartserver_without_a_segment_is_named_by_its_install_code() -> None:
+    screen = status_screen({**STATUS, "segment_id": "", "customer_id": ""})
+    assert screen.startswith("SmartServer IC-0001: licensed\n")
+    assert "  Customer      -\n" in screen
+
+
+def test_what_needs_attention_stands_before_the_numbers() -> None:
+    screen = status_screen({**STATUS, "storage": "missing", "state": "storage-fault", "broker_connected": False})
+    lines = screen.splitlines()
+    assert [line[:4] for line in lines[2:5]] == ["  ! "] * 3
+    assert "Storage is missing: there is no partition" in lines[3]
+    assert lines[6].startswith("  [")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"state": "full"}, "All seats are in use."),
+        ({"state": "unlicensed"}, "licensectl install FILE"),
+        ({"storage": "degraded"}, "Storage is degraded"),
+        ({"storage": "of-a-later-version"}, "see the journal"),
+        ({"clock": "set-back"}, "the clock was set back"),
+        ({"waiting": 3}, "3 waiting for a seat (licensectl devices --waiting)"),
+        ({"used": 180}, "90 % of the capacity is in use"),
+        ({"maintenance": {"status": "Expiring 2028-10-23", "expires": "2028-10-23"}}, "Expiring 2028-10-23"),
+        ({"broker_connected": False}, "systemctl status mosquitto"),
+    ],
+)
+def test_each_trouble_is_said_with_what_to_do(change: dict[str, object], said: str) -> None:
+    found = attention({**STATUS, **change})
+    assert len(found) == 1
+    assert said in found[0]
+
+
+def test_nothing_needs_attention_when_all_is_well() -> None:
+    assert attention(STATUS) == []
+    assert "!" not in status_screen(STATUS)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "used", "reserved", "filled", "held"),
+    [
+        (0, 1, 0, 0, 0),
+        (200, 0, 0, 0, 0),
+        (10_000, 1, 1, 1, 1),
+        (200, 199, 1, 39, 1),
+        (200, 200, 0, 40, 0),
+        (200, 250, 0, 40, 0),
+        (5, 1, 4, 8, 32),
+        (40, 39, 40, 39, 1),
+    ],
+)
+def test_the_bar_has_one_width_and_is_full_only_when_nothing_is_free(
+    capacity: int, used: int, reserved: int, filled: int, held: int
+) -> None:
+    shown = bar(capacity=capacity, used=used, reserved=reserved)
+    assert re.fullmatch(r"\[#*=*\.*\]", shown)
+    assert (len(shown), shown.count("#"), shown.count("=")) == (42, filled, held)
+
+
+def test_tables_align_and_have_no_trailing_blanks() -> None:
+    assert table(("A", "LONG"), [("long cell", "x"), ("y", "")]) == "A          LONG\nlong cell  x\ny"
+
+
+def test_devices_show_their_seat_and_the_unit_they_belong_to() -> None:
+    rows: list[dict[str, object]] = [
+        {
+            "name": "lon/1",
+            "unit": "lon/1",
+            "state": "provisioned",
+            "seat": "provisioned",
+            "absent": True,
+            "licensed": True,
+        },
+        {"name": "iap/iox1.dio", "unit": "iox/iox1", "state": "unlicensed", "seat": "waiting", "licensed": False},
+    ]
+    assert devices_table(rows).splitlines() == [
+        "DEVICE        STATE        SEAT                  LICENSED  UNIT",
+        "lon/1         provisioned  provisioned (absent)  yes",
+        "iap/iox1.dio  unlicensed   waiting               no        iox/iox1",
+    ]
+    assert devices_table([]) == "No such device."
+
+
+def test_people_see_local_time_with_its_offset(berlin: None) -> None:
+    assert local_time("2026-02-03T04:05:06Z") == "2026-02-03 05:05+01:00"
+    assert local_time("2026-07-03T04:05:06Z") == "2026-07-03 06:05+02:00"
+    assert local_time("2026-02-03") == "2026-02-03"
+    licenses = licenses_table([{"license_id": "L-1", "activation_date": "2026-02-03T04:05:06Z"}])
+    assert "2026-02-03 05:05+01:00" in licenses
+
+
+def test_without_licenses_a_sentence_says_so() -> None:
+    assert licenses_table([]) == "No license is installed."
+
+
+def test_facts_have_a_line_each_and_lists_a_line_an_item() -> None:
+    facts = {"device_name": "lon/1", "licensed": True, "documents": ["a", "b"], "none": [], "numbers": {"used": 1}}
+    assert facts_screen(facts).splitlines() == [
+        "  device name  lon/1",
+        "  licensed     yes",
+        "  documents    a",
+        "               b",
+        "  none",
+        "  numbers      used 1",
+    ]
+
+
+def test_no_control_character_reaches_the_terminal() -> None:
+    evil = "a\x1b[2J\x9b\r\n\u202eb"
+    assert printable(evil) == "a\ufffd[2J\ufffd\ufffd\ufffd\ufffdb"
+    row: dict[str, object] = {"name": evil, "state": evil, "seat": evil, "licensed": False, "unit": evil}
+    screens = [
+        devices_table([row]),
+        facts_screen({evil: evil, "list": [evil], "dict": {evil: evil}}),
+        licenses_table([{"license_id": evil, "note": evil}]),
+        status_screen(
+            {**STATUS, "segment_id": evil, "customer_id": evil, "maintenance": {"status": evil, "expires": ""}}
+        ),
+    ]
+    for screen in screens:
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", screen)
