@@ -90,8 +90,7 @@ async def _serve(settings: config.Config) -> int:
     root = _load_root(Path(settings.trust.root))
     install_code = identity.read_install_code(Path(settings.identity.environment_file))
     clocks, manager = clock.SystemClocks(), systemd.Notifier()
-    state_path = Path(settings.state.path)
-    ledger = LedgerWriter(state_path, create_with=_new_state(install_code) if state_path.is_dir() else None)
+    ledger = LedgerWriter(Path(settings.state.path), create_with=_new_state(install_code))
     keeper = Keeper(
         ledger, clocks, install_code=install_code, verify_grant=lambda each: _verify(each, root), floor_s=BUILD_TIME_S
     )

@@ -187,13 +187,13 @@ class Controller:
     def _say_event(self, kind: str, unit: UnitId, reason: str | None, totals: Totals) -> None:
         members = self.admission.facts.members(unit)
         device = members[0].id if members else only_device(unit)
-        self._outbox.event(kind, str(unit), device, reason=reason, capacity=totals.capacity, used=totals.used)
+        self._outbox.event(kind, str(unit), device, reason=reason, totals=totals)
 
     def _refuse(self, refusals: Iterable[Refusal], now_s: float) -> None:
         for refusal in refusals:
             if not self._limit.allows(refusal.request.unit, now_s):
                 continue
-            self._outbox.refusal(refusal)
+            self._outbox.refusal(refusal, self.totals())
             device, code = str(refusal.request.device), refusal.code.value
             details: dict[str, Plain] = {
                 "capacity": refusal.capacity,

@@ -111,7 +111,7 @@ class Observer:
                     known = facts.licensed(device, licensed=licensed, reason=reason)
                     self.admission.mark(known.unit if known else None)
             case iap.ConfigSeen(device, is_local_attach):
-                facts.configured(device, is_local_attach=bool(is_local_attach))
+                facts.configured(device, is_local_attach=is_local_attach)
             case _:
                 self._take_in_system(message, topic, payload, now_s)
 

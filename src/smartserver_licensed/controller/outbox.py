@@ -17,7 +17,7 @@ from smartserver_licensed.domain.facts import Device
 from smartserver_licensed.domain.refusal import Refusal
 from smartserver_licensed.domain.status import Status, Totals
 from smartserver_licensed.domain.withholding import Answer
-from smartserver_licensed.formats import iap
+from smartserver_licensed.formats import iap, iap_said
 
 from .ports import Broker
 
@@ -50,13 +50,7 @@ class Outbox:
         """Say `lic` to a device."""
         if self.sid is None or answer.licensed is None:
             return False
-        payload = iap.lic_payload(
-            licensed=answer.licensed,
-            reason=answer.reason.value if answer.reason else None,
-            capacity=totals.capacity,
-            used=totals.used,
-            mru_ms=self._wall_ms(),
-        )
+        payload = iap_said.lic(answer, totals, self._wall_ms())
         return self._publish(iap.lic_topic(self.sid, device.id), payload, retain=True)
 
     def do(self, device: DeviceId, payload: bytes) -> bool:
@@ -67,46 +61,22 @@ class Outbox:
         """Publish `fb/lic`."""
         if self.sid is None:
             return False
-        return self._publish(iap.status_topic(self.sid), iap.status_payload(status, self._wall_ms()), retain=True)
+        return self._publish(iap.status_topic(self.sid), iap_said.status(status, self._wall_ms()), retain=True)
 
-    def refusal(self, refusal: Refusal) -> None:
+    def refusal(self, refusal: Refusal, totals: Totals) -> None:
         """One `ev/error` in the vendor's form and one `ev/lic`."""
         if self.sid is None:
             return
-        error = iap.refusal_error_payload(
-            topic=iap.do_topic(self.sid, refusal.request.device),
-            message=refusal.sentence,
-            code=refusal.code.value,
-            capacity=refusal.capacity,
-            used=refusal.used,
-            utc_ms=self._wall_ms(),
-        )
+        request = refusal.request
+        error = iap_said.refusal_error(refusal, topic=iap.do_topic(self.sid, request.device), at_ms=self._wall_ms())
         self._publish(iap.error_topic(self.sid), error)
-        self.event(
-            "rejection",
-            str(refusal.request.unit),
-            refusal.request.device,
-            reason=refusal.code.value,
-            capacity=refusal.capacity,
-            used=refusal.used,
-        )
+        self.event("rejection", str(request.unit), request.device, reason=refusal.code.value, totals=totals)
 
-    def event(
-        self, kind: str, unit: str, device: DeviceId | None, *, reason: str | None, capacity: int, used: int
-    ) -> None:
+    def event(self, kind: str, unit: str, device: DeviceId | None, *, reason: str | None, totals: Totals) -> None:
         """One record on `ev/lic`."""
-        if self.sid is None:
-            return
-        payload = iap.event_payload(
-            kind, unit=unit, device=device, reason=reason, capacity=capacity, used=used, utc_ms=self._wall_ms()
-        )
-        self._publish(iap.event_topic(self.sid), payload)
-
-    def warning(self, message: str, code: str) -> None:
-        """One `ev/warning`; the CMS raises an alarm for it."""
         if self.sid is not None:
-            payload = iap.warning_payload(message=message, code=code, utc_ms=self._wall_ms())
-            self._publish(iap.warning_topic(self.sid), payload)
+            payload = iap_said.event(kind, unit, device, reason=reason, totals=totals, at_ms=self._wall_ms())
+            self._publish(iap.event_topic(self.sid), payload)
 
     def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         if not self._broker.publish(topic, payload, qos=1, retain=retain):

@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from smartserver_licensed.domain.devices import DeviceId
-from smartserver_licensed.formats import iap
+from smartserver_licensed.formats import iap, iap_said
 
 from .ports import Broker
 
@@ -114,5 +114,5 @@ class Snapshot:
     def _mark(self, now_s: float) -> None:
         self._marker = f"{self._salt}-{next(_serial)}"
         qos = 1 if self._phase is _Phase.LIVE else 0  # behind what it marks: the queue of QoS 1, or the stream of QoS 0
-        self._broker.publish(iap.MARKER_TOPIC, iap.marker_payload(self._marker), qos=qos)
+        self._broker.publish(iap.MARKER_TOPIC, iap_said.marker(self._marker), qos=qos)
         self._due_at = now_s + min(MARKER_WAIT_S * 2**self._tries, _MAX_WAIT_S)

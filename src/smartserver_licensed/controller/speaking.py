@@ -16,11 +16,11 @@ import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from smartserver_licensed.domain.devices import DeviceId, DeviceState
+from smartserver_licensed.domain.devices import Action, DeviceId, DeviceState
 from smartserver_licensed.domain.facts import Device
 from smartserver_licensed.domain.status import Totals
 from smartserver_licensed.domain.withholding import Answer, Reason
-from smartserver_licensed.formats import iap
+from smartserver_licensed.formats import iap_said
 
 from .outbox import Outbox
 
@@ -107,7 +107,7 @@ class Speaker:
             device.repeat = None
         elif device.state is DeviceState.UNPROVISIONED:
             device.repeat = None
-            self._outbox.do(device.id, payload or iap.request_payload("provision"))
+            self._outbox.do(device.id, payload or iap_said.request(Action.PROVISION))
 
 
 def _says(device: Device, answer: Answer) -> bool:

@@ -3,8 +3,8 @@
 Rules (LICENSING §4; DSSE v1, protocol.md and envelope.md):
 - the signature is over the PAE of the payload type and the exact payload bytes; nothing is ever re-encoded;
 - order of checks: size, strict envelope, payload type, signatures. Only then does the caller see the payload;
-- `keyid` only says which key to try, and is required: a document with any byte changed is refused. It is no identity: what
-  counts is how many different trusted keys have signed;
+- `keyid` only says which key to try, and is required: a document with any byte changed is refused. It is no identity:
+  what counts is how many different trusted keys have signed;
 - base64 is the standard alphabet with padding and without spare bits: one encoding for one payload. (DSSE would allow
   the URL-safe alphabet too.) Unknown members of the envelope are ignored, as DSSE demands.
 

@@ -1,4 +1,14 @@
-"""The SmartServer's MQTT protocol, IAP/MQ: topics ↔ values, payloads ↔ values. (lead's fallback)"""
+"""The SmartServer's MQTT protocol, IAP/MQ: what a message says. Topics and payloads → values.
+
+Rules (WIRE.md):
+- topics are split at `/` and never matched: handles contain dots and dashes;
+- a topic that no rule reads, or of another SID, is None; what cannot be read is a MessageError that names the topic,
+  and nothing but a MessageError is ever raised, whatever the bytes;
+- payloads are strict JSON: at most 64 KiB, depth ≤ 16, no duplicate keys, no NaN;
+- any field may be null or absent, and more may come; only a `state` that is no text is an error: a guess would count.
+
+What this module does not do: it keeps nothing and decides nothing. What the daemon says is in `iap_said`.
+"""
 
 from __future__ import annotations
 
@@ -9,60 +19,73 @@ from smartserver_licensed.documents import strict_json
 from smartserver_licensed.documents.strict_json import JsonValue
 from smartserver_licensed.domain.devices import Action, DeviceId, DeviceReport, DeviceRequest, DeviceState
 from smartserver_licensed.domain.errors import MessageError, StrictJsonError
-from smartserver_licensed.domain.status import Status
-from smartserver_licensed.domain.timekeeping import mru_text
 
 SID_TOPIC = "glp/0/././sid"
-MARKER_TOPIC = "glp/0/./=licensed/marker"
-ENGINE_FILTERS = ("glp/0/./=engine/+/about", "glp/0/./=engine/about")
-MAX_BYTES = 64 * 1024
+MARKER_TOPIC = "glp/0/./=licensed/marker"  # the daemon's own: how far a snapshot has come
+ENGINE_FILTERS = ("glp/0/./=engine/+/about", "glp/0/./=engine/about")  # the second is older engines'
+MAX_PAYLOAD_BYTES = 64 * 1024
 MAX_DEPTH = 16
+_SHOWN = 200  # characters of a topic in an error
+_TRUTH = {"true": True, "false": False}
+_ACTIONS = {action.value: action for action in Action}
 
 
 @dataclass(frozen=True, slots=True)
 class SidSeen:
+    """The segment id; None where the segment is not provisioned."""
+
     sid: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class StatusSeen:
+    """A device's `sts`; the report is None where the broker's copy was cleared."""
+
     device: DeviceId
     report: DeviceReport | None
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigSeen:
+    """A device's `cfg`, as far as a rule reads it."""
+
     device: DeviceId
-    is_local_attach: bool | None
+    is_local_attach: bool
 
 
 @dataclass(frozen=True, slots=True)
 class LicSeen:
+    """A device's `lic`: what the broker holds. None where it says nothing that a driver would take."""
+
     device: DeviceId
     licensed: bool | None
     reason: str | None
-    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class OwnStatusSeen:
-    payload: bytes
+    """`fb/lic`, which nobody but the daemon should write."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestSeen:
+    """A `do` message; the request is None where no rule reads its action."""
+
     device: DeviceId
     request: DeviceRequest | None
-    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStarted:
+    """An engine started; older ones do not say of which protocol."""
+
     protocol: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class MarkerSeen:
+    """One of the daemon's own markers came back."""
+
     nonce: str
 
 
@@ -71,7 +94,11 @@ Message: TypeAlias = (
 )
 
 
+# -- topics ------------------------------------------------------------------------------------------------------------
+
+
 def live_filters(sid: str) -> tuple[str, ...]:
+    """What is followed all the time."""
     return (
         f"glp/0/{sid}/rq/dev/+/+/do",
         f"glp/0/{sid}/fb/dev/+/+/sts",
@@ -81,196 +108,137 @@ def live_filters(sid: str) -> tuple[str, ...]:
 
 
 def snapshot_filter(sid: str, kind: str) -> str:
+    """All retained `sts`, `lic` or `cfg`: another filter than the live one, so that both can be subscribed at once."""
     return f"glp/0/{sid}/fb/dev/+/+/{kind}/#"
 
 
-def sts_topic(sid: str, d: DeviceId) -> str:
-    return f"glp/0/{sid}/fb/dev/{d.protocol}/{d.handle}/sts"
+def sts_topic(sid: str, device: DeviceId) -> str:
+    """Where a device's engine says its state."""
+    return f"glp/0/{sid}/fb/dev/{device.protocol}/{device.handle}/sts"
 
 
-def lic_topic(sid: str, d: DeviceId) -> str:
-    return f"glp/0/{sid}/fb/dev/{d.protocol}/{d.handle}/lic"
+def lic_topic(sid: str, device: DeviceId) -> str:
+    """Where the daemon says whether a device is licensed."""
+    return f"glp/0/{sid}/fb/dev/{device.protocol}/{device.handle}/lic"
 
 
-def do_topic(sid: str, d: DeviceId) -> str:
-    return f"glp/0/{sid}/rq/dev/{d.protocol}/{d.handle}/do"
+def do_topic(sid: str, device: DeviceId) -> str:
+    """Where a device's engine is asked for an action."""
+    return f"glp/0/{sid}/rq/dev/{device.protocol}/{device.handle}/do"
 
 
 def status_topic(sid: str) -> str:
+    """The SmartServer's license status."""
     return f"glp/0/{sid}/fb/lic"
 
 
 def event_topic(sid: str) -> str:
+    """One message for each admission, rejection, release, revocation."""
     return f"glp/0/{sid}/ev/lic"
 
 
 def error_topic(sid: str) -> str:
+    """The CMS raises an alarm for each message here."""
     return f"glp/0/{sid}/ev/error"
 
 
-def warning_topic(sid: str) -> str:
-    return f"glp/0/{sid}/ev/warning"
+# -- what a message says -----------------------------------------------------------------------------------------------
 
 
 def parse(topic: str, payload: bytes, *, sid: str) -> Message | None:
+    """What a message under this SID says ("" where there is none). Raises MessageError and nothing else."""
     try:
         return _parse(topic, payload, sid)
     except StrictJsonError as error:
-        raise MessageError(f"cannot read {topic[:200]!r}: {error}") from error
-
-
-def _json(payload: bytes) -> JsonValue:
-    return strict_json.parse(payload, max_bytes=MAX_BYTES, max_depth=MAX_DEPTH, allow_floats=True)
-
-
-def _object(payload: bytes, topic: str) -> dict[str, JsonValue]:
-    value = _json(payload)
-    if not isinstance(value, dict):
-        raise MessageError(f"cannot read {topic[:200]!r}: no object")
-    return value
+        raise MessageError(f"cannot read {topic[:_SHOWN]!a}: {error}") from error
 
 
 def _parse(topic: str, payload: bytes, sid: str) -> Message | None:
     if topic == SID_TOPIC:
-        value = _json(payload) if payload else None
-        if value is not None and not isinstance(value, str):
-            raise MessageError("sid is no text")
-        return SidSeen(value or None)
+        return SidSeen(_sid(payload))
     if topic == MARKER_TOPIC:
-        return MarkerSeen(payload.decode("ascii", "replace")[:64])
-    parts = topic.split("/")
-    if parts[:3] == ["glp", "0", "."] and len(parts) > 3 and parts[3] == "=engine":
-        return EngineStarted(parts[4] if len(parts) == 6 else None)
-    if len(parts) < 5 or parts[2] != sid or not sid:
-        return None
-    if parts[3:] == ["fb", "lic"]:
-        return OwnStatusSeen(payload)
-    if len(parts) != 8 or parts[4] != "dev":
-        return None
-    device = DeviceId(parts[5], parts[6])
-    match parts[3], parts[7]:
-        case "fb", "sts":
-            return StatusSeen(device, _report(payload, topic) if payload else None)
-        case "fb", "lic":
-            value = _object(payload, topic) if payload else {}
-            licensed = value.get("licensed")
-            licensed = {"true": True, "false": False}.get(licensed) if isinstance(licensed, str) else licensed
-            reason = value.get("reason")
-            return LicSeen(
-                device,
-                licensed if isinstance(licensed, bool) else None,
-                reason if isinstance(reason, str) else None,
-                payload,
-            )
-        case "fb", "cfg":
-            value = _object(payload, topic) if payload else {}
-            return ConfigSeen(device, value.get("lon.attach") == "local" and device.protocol == "lon")
-        case "rq", "do":
-            return RequestSeen(device, _request(_object(payload, topic), device), payload)
+        return MarkerSeen(payload[:_SHOWN].decode("ascii", "replace"))
+    match topic.split("/"):
+        case ["glp", "0", ".", "=engine", "about"]:
+            return EngineStarted(None)
+        case ["glp", "0", ".", "=engine", protocol, "about"]:
+            return EngineStarted(protocol)
+        case ["glp", "0", segment, "fb", "lic"] if sid and segment == sid:
+            return OwnStatusSeen()
+        case ["glp", "0", segment, channel, "dev", protocol, handle, resource] if (
+            sid and segment == sid and protocol and handle
+        ):
+            return _device_message(DeviceId(protocol, handle), f"{channel}/{resource}", payload, topic)
     return None
 
 
-def _report(payload: bytes, topic: str) -> DeviceReport:
-    value = _object(payload, topic)
+def _device_message(device: DeviceId, kind: str, payload: bytes, topic: str) -> Message | None:
+    if kind == "fb/sts":
+        return StatusSeen(device, _report(_object(payload, topic), topic) if payload else None)
+    if kind == "fb/lic":
+        value = _object(payload, topic) if payload else {}
+        reason = value.get("reason")
+        return LicSeen(device, _truth(value.get("licensed")), reason if isinstance(reason, str) else None)
+    if kind == "fb/cfg":
+        value = _object(payload, topic) if payload else {}
+        return ConfigSeen(device, _is_local_attach(device, value))
+    if kind == "rq/do":
+        return RequestSeen(device, _request(device, _object(payload, topic)))
+    return None
+
+
+def _sid(payload: bytes) -> str | None:
+    value = _json(payload) if payload else None
+    if value is not None and not isinstance(value, str):
+        raise MessageError(f"cannot read the SID: {type(value).__name__}, expected a text")
+    if value and any(sign in value for sign in "/+#\0"):
+        raise MessageError(f"cannot use the SID {value[:_SHOWN]!a}: no topic can hold it")
+    return value or None
+
+
+def _report(value: dict[str, JsonValue], topic: str) -> DeviceReport:
     state = value.get("state")
     if state is not None and not isinstance(state, str):
-        raise MessageError(f"cannot read {topic[:200]!r}: state is no text")
+        raise MessageError(f"cannot read {topic[:_SHOWN]!a}: state is {type(state).__name__}, expected a text")
     return DeviceReport(
         state=DeviceState.from_wire(state),
-        has_restore_mark=value.get("provisioned") in ("true", True),
+        has_restore_mark=_truth(value.get("provisioned")) is True,
         is_infrastructure=value.get("cat") == "infrastructure",
         is_troubled=bool(value.get("error")) or value.get("health") == "down",
     )
 
 
-def _request(value: dict[str, JsonValue], device: DeviceId) -> DeviceRequest | None:
-    try:
-        action = Action(value.get("action"))
-    except ValueError:
+def _request(device: DeviceId, value: dict[str, JsonValue]) -> DeviceRequest | None:
+    named, args = value.get("action"), value.get("args")
+    action = _ACTIONS.get(named) if isinstance(named, str) else None
+    if action is None:
         return None
-    args = value.get("args")
-    args = args if isinstance(args, dict) else {}
-    wants = action is Action.PROVISION or (action is Action.CREATE and args.get("provision") in (True, "true"))
+    if action is not Action.CREATE or not isinstance(args, dict):
+        return DeviceRequest(action, wants_provision=action is Action.PROVISION)
     return DeviceRequest(
-        action, wants, action is Action.CREATE and device.protocol == "lon" and args.get("lon.attach") == "local"
+        action,
+        wants_provision=_truth(args.get("provision")) is True,
+        is_local_attach=_is_local_attach(device, args),
     )
 
 
-def marker_payload(nonce: str) -> bytes:
-    return nonce.encode()
+def _is_local_attach(device: DeviceId, value: dict[str, JsonValue]) -> bool:
+    return device.protocol == "lon" and value.get("lon.attach") == "local"
 
 
-def lic_payload(*, licensed: bool, reason: str | None, capacity: int | None, used: int | None, mru_ms: int) -> bytes:
-    if licensed:
-        return strict_json.dump({"licensed": True, "mru": mru_text(mru_ms)})
-    return strict_json.dump(
-        {"licensed": False, "reason": reason, "capacity": capacity, "used": used, "mru": mru_text(mru_ms)}
-    )
+def _truth(value: JsonValue) -> bool | None:
+    """True and false, or those words, as drivers take them."""
+    if isinstance(value, str):
+        return _TRUTH.get(value)
+    return value if isinstance(value, bool) else None
 
 
-def refusal_error_payload(*, topic: str, message: str, code: str, capacity: int, used: int, utc_ms: int) -> bytes:
-    return strict_json.dump(
-        {
-            "cat": "error",
-            "source": "licensed",
-            "language": "en",
-            "topic": topic,
-            "message": message,
-            "utc": mru_text(utc_ms),
-            "code": code,
-            "data": {"capacity": capacity, "used": used},
-        }
-    )
+def _object(payload: bytes, topic: str) -> dict[str, JsonValue]:
+    value = _json(payload)
+    if not isinstance(value, dict):
+        raise MessageError(f"cannot read {topic[:_SHOWN]!a}: {type(value).__name__}, expected an object")
+    return value
 
 
-def warning_payload(*, message: str, code: str, utc_ms: int) -> bytes:
-    return strict_json.dump(
-        {
-            "cat": "warning",
-            "source": "licensed",
-            "language": "en",
-            "message": message,
-            "utc": mru_text(utc_ms),
-            "code": code,
-        }
-    )
-
-
-def event_payload(
-    kind: str, *, unit: str, device: DeviceId | None, reason: str | None, capacity: int, used: int, utc_ms: int
-) -> bytes:
-    return strict_json.dump(
-        {
-            "event": kind,
-            "unit": unit,
-            "device": str(device) if device else None,
-            "reason": reason,
-            "capacity": capacity,
-            "used": used,
-            "utc": mru_text(utc_ms),
-        }
-    )
-
-
-def status_payload(status: Status, mru_ms: int) -> bytes:
-    t, m = status.totals, status.maintenance
-    return strict_json.dump(
-        {
-            "state": status.state.value,
-            "capacity": t.capacity,
-            "used": t.used,
-            "reserved": t.reserved,
-            "available": t.available,
-            "waiting": t.waiting,
-            "maintenance": {"status": m.status, "expires": m.expires, "devices": m.devices},
-            "customerId": status.customer_id,
-            "storage": status.storage.value,
-            "clock": status.clock.value,
-            "version": status.version,
-            "mru": mru_text(mru_ms),
-        }
-    )
-
-
-def request_payload(action: str) -> bytes:
-    return strict_json.dump({"action": action})
+def _json(payload: bytes) -> JsonValue:
+    return strict_json.parse(payload, max_bytes=MAX_PAYLOAD_BYTES, max_depth=MAX_DEPTH, allow_floats=True)

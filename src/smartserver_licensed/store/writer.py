@@ -25,7 +25,7 @@ class LedgerWriter:
     """A ledger at a path: a block device, an image file or a directory."""
 
     def __init__(self, path: Path, *, create_with: bytes | None = None) -> None:
-        """`create_with`: the first snapshot, where an empty place may become a ledger by itself (development)."""
+        """`create_with`: the first snapshot of an empty *directory*, which becomes a ledger by itself (development)."""
         self._path = path
         self._create_with = create_with
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
@@ -60,7 +60,9 @@ class LedgerWriter:
         try:
             return self._recover()
         except LedgerMissingError:
-            if self._create_with is None:
+            if (
+                self._create_with is None or not self._path.is_dir()
+            ):  # never on a block device or image: it is `missing`
                 raise
         create(self._path, self._create_with)
         return self._recover()
