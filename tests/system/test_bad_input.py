@@ -27,10 +27,11 @@ BAD = {
     "just under 64 KiB of nothing": b'{"state":"' + b"x" * 65_000 + b'"}',
     "64 KiB and a byte": b'{"state":"unlicensed","x":"' + b"x" * 65_536 + b'"}',
     "10 MB": b'{"state":"unlicensed","x":"' + b"x" * 10_000_000 + b'"}',
-} | {
-    f"{field} is {value!r}": json.dumps(GOOD | {field: value}).encode()
-    for field in ("state",)
-    for value in (1, 1.5, True, [], {}, ["unlicensed"])
+    "state is a number": b'{"state":1}',
+    "state is a fraction": b'{"state":1.5}',
+    "state is true": b'{"state":true}',
+    "state is a list": b'{"state":["unlicensed"]}',
+    "state is an object": b'{"state":{}}',
 }
 
 
@@ -58,7 +59,8 @@ def test_a_bad_sts_changes_nothing_and_the_next_good_one_is_answered(box: Box, p
 def test_whatever_stands_in_another_field_the_state_is_read(box: Box, field: str) -> None:
     with Client(box.broker.port) as client:
         client.subscribe(f"{FB}/odd/lic")
-        for value in (None, 1, 1.5, True, [], {"a": [1]}, "x" * 1_000):
+        values: list[object] = [None, 1, 1.5, True, [], {"a": [1]}, "x" * 1_000]
+        for value in values:
             client.publish(f"{FB}/odd/sts", json.dumps(GOOD | {field: value}))
         client.wait_for(lambda message: message.json()["licensed"] is True, timeout_s=20)
         client.publish(f"{FB}/odd/sts", json.dumps(GOOD | {"state": "deleted"}))

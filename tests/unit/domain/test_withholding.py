@@ -18,28 +18,28 @@ def every_situation() -> list[dict[str, bool]]:
     return [dict(zip(FLAGS, values, strict=True)) for values in itertools.product([False, True], repeat=len(FLAGS))]
 
 
-def ask(*, usable: bool = True, seat: Seat | None = None, **flags: bool) -> tuple[bool | None, Reason | None]:
+def ask(seat: Seat | None = None, /, *, usable: bool = True, **flags: bool) -> tuple[bool | None, Reason | None]:
     given = dict.fromkeys(FLAGS, False) | flags
-    said = answer(is_ledger_usable=usable, seat=seat, **given)  # type: ignore[arg-type]
+    said = answer(is_ledger_usable=usable, seat=seat, **given)
     return said.licensed, said.reason
 
 
 @pytest.mark.parametrize("seat", [None, RESERVED, RUNNING])
 def test_without_a_usable_ledger_nobody_ever_hears_false(seat: Seat | None) -> None:
     for flags in every_situation():
-        assert ask(usable=False, seat=seat, **flags)[0] is not False
+        assert ask(seat, usable=False, **flags)[0] is not False
 
 
 def test_without_a_usable_ledger_true_is_said_again_only_to_what_was_licensed_at_the_start() -> None:
     for flags in every_situation():
         expected = True if flags["was_licensed_at_start"] and not flags["is_deleted"] else None
-        assert ask(usable=False, **flags)[0] is expected
+        assert ask(None, usable=False, **flags)[0] is expected
 
 
 @pytest.mark.parametrize("seat", [RESERVED, RUNNING])
 def test_nobody_with_a_seat_hears_false_but_a_deleted_device(seat: Seat) -> None:
     for flags in every_situation():
-        licensed, _ = ask(seat=seat, **flags)
+        licensed, _ = ask(seat, **flags)
         assert (licensed is False) == flags["is_deleted"]
 
 
