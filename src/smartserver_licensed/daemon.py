@@ -4,9 +4,10 @@ Rules:
 - READY only after the state is loaded and repaired and the bus is there; the broker may be away (STATUS says so);
 - a missing or damaged ledger does not stop the daemon: it serves, admits nothing, and says why;
 - the daemon never creates a ledger on a block device; in an empty directory it does (development);
+- SIGHUP reads the configuration again: what can be taken over is, the rest is named;
 - stopping leaves every retained `lic` as it is, and takes less than a second.
 
-Exit codes: 0 stopped, 1 cannot serve (another daemon, no bus), 2 usage or configuration.
+Exit codes: 0 stopped, 1 cannot serve (another daemon, no bus, no identity), 2 usage or configuration file.
 
 What this module does not do: no rule stands here.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
@@ -46,18 +48,26 @@ _STOP_LIMIT_S = 0.9
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; the exit code."""
     arguments = _parser().parse_args(argv)
+    config_path = Path(arguments.config)
     try:
         if arguments.init_state is not None:
-            return _init_state(arguments.init_state, arguments.config)
-        settings = config.load(Path(arguments.config))
-        if arguments.check_config:
-            sys.stdout.write(f"{arguments.config}: ok\n")
-            return EXIT_OK
-        journal.install(settings.log.level)
-        return asyncio.run(_serve(settings))
+            return _init_state(Path(arguments.init_state), config_path)
+        settings = config.load(config_path)
     except LicensedError as error:
-        sys.stderr.write(f"smartserver-licensed: {error} [{error.code}]\n")
-        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+        return _fail(error, EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
+    if arguments.check_config:
+        sys.stdout.write(f"{config_path}: ok\n")
+        return EXIT_OK
+    journal.install(settings.log.level)
+    try:
+        return asyncio.run(_serve(settings, config_path))
+    except LicensedError as error:
+        return _fail(error, EXIT_FAILED)
+
+
+def _fail(error: LicensedError, code: int) -> int:
+    sys.stderr.write(f"smartserver-licensed: {error} [{error.code}]\n")
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,15 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _init_state(path: str, config_path: str) -> int:
+def _init_state(path: Path, config_path: Path) -> int:
     """Make a ledger; one that is there is left alone. Without an identity yet, the first start binds it."""
-    environment_file = config.Identity().environment_file
-    if Path(config_path).exists():
-        environment_file = config.load(Path(config_path)).identity.environment_file
+    settings = config.load(config_path) if config_path.exists() else config.Config()
     install_code = ""
-    with contextlib.suppress(LicensedError):
-        install_code = identity.read_install_code(Path(environment_file))
-    is_new = create(Path(path), _new_state(install_code))
+    with contextlib.suppress(ConfigError):
+        install_code = identity.read_install_code(Path(settings.identity.environment_file))
+    is_new = create(path, _new_state(install_code))
     sys.stdout.write(f"{path}: {'a new ledger' if is_new else 'a ledger is there already; nothing was changed'}\n")
     return EXIT_OK
 
@@ -86,7 +94,7 @@ def _new_state(install_code: str) -> bytes:
     return encode_snapshot(LedgerState(install_code=install_code, mark_s=BUILD_TIME_S))
 
 
-async def _serve(settings: config.Config) -> int:
+async def _serve(settings: config.Config, config_path: Path) -> int:
     root = _load_root(Path(settings.trust.root))
     install_code = identity.read_install_code(Path(settings.identity.environment_file))
     clocks, manager = clock.SystemClocks(), systemd.Notifier()
@@ -114,6 +122,8 @@ async def _serve(settings: config.Config) -> int:
     service = Service(controller, keeper, clocks, audience, root=root, install_code=install_code)
     bus = dbus.DbusService(address=settings.bus.address)
     stopping = _stop_on_signals()
+    reload = functools.partial(_reload, config_path, settings, manager)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     try:
         await controller.open()
         await bus.start(service)
@@ -128,6 +138,21 @@ async def _serve(settings: config.Config) -> int:
         tell(messages.STOPPED)
         manager.close()
     return EXIT_OK
+
+
+def _reload(path: Path, running: config.Config, manager: systemd.Notifier) -> None:
+    """SIGHUP: the log level is taken over, and what else has changed is named: it needs a restart."""
+    manager.reloading()
+    try:
+        fresh = config.load(path)
+    except ConfigError as error:
+        tell(messages.RELOAD_REFUSED, CODE=error.code, REASON=error)
+    else:
+        journal.install(fresh.log.level)
+        sections = ("mqtt", "state", "bus", "trust", "identity", "policy")
+        changed = [name for name in sections if getattr(fresh, name) != getattr(running, name)]
+        tell(messages.RELOADED, LEVEL=fresh.log.level, NEEDS_RESTART=", ".join(changed) or "nothing")
+    manager.ready()
 
 
 def _password(path: str) -> str | None:

@@ -9,7 +9,7 @@ What this module does not do: it counts nothing and knows no payload.
 from __future__ import annotations
 
 from smartserver_licensed.domain import messages
-from smartserver_licensed.domain.status import State, Status
+from smartserver_licensed.domain.status import Clock, State, Status
 
 from .outbox import Outbox
 from .ports import Announcer, Clocks, Notifier
@@ -42,6 +42,8 @@ class Display:
             self._announcer.publish(status)
             self._notifier.status(line(status))
             _tell_excess(was, status)
+            if status.clock is Clock.SET_BACK and was.clock is not Clock.SET_BACK:
+                tell(messages.CLOCK_SET_BACK)
         now_s = self._clocks.monotonic()
         if not is_current:
             return False

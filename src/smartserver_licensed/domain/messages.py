@@ -59,9 +59,6 @@ ADOPTED = Message("adopted", "7dee8327032f43f28272d631b164bd24", 4, "Running dev
 MESSAGES_DROPPED = Message(
     "messages-dropped", "6fa8c2c020a0464bbda62399794321de", 4, "Messages from the broker were dropped"
 )
-MESSAGE_INVALID = Message(
-    "message-invalid", "7654060a8e0843de871b3ae337ab21ea", 4, "A message from the broker cannot be read"
-)
 UNKNOWN_STATE = Message(
     "unknown-state",
     "81c82ce39a464e1988ba00c29b2dad32",
@@ -69,6 +66,13 @@ UNKNOWN_STATE = Message(
     "A device shows a state that is not known; it counts for nothing",
 )
 CLOCK_SET_BACK = Message("clock-set-back", "b50089ef3a5c4de68a699ed50154c3c7", 4, "The clock was set back")
+RELOADED = Message("reloaded", "4a68f9565edd4d2e9c760c34a8d1f7c5", 6, "The configuration was read again")
+RELOAD_REFUSED = Message(
+    "reload-refused",
+    "7e015efcb8a14381a451fa3f8f749f70",
+    4,
+    "The configuration is wrong; the running one stays in force",
+)
 INTERNAL_ERROR = Message("internal-error", "b0013aaee0dc4903bac1e376f72ba5f2", 3, "An internal error was met")
 
 MESSAGES = tuple(each for each in globals().copy().values() if isinstance(each, Message))

@@ -28,7 +28,19 @@ from smartserver_licensed.domain.errors import (
 )
 
 from .area import Area, Place
-from .record import FIRST_HEAD, MAGIC, SECRET_BYTES, SLOT_BYTES, Kind, Record, frame, read
+from .record import (
+    FIRST_HEAD,
+    FORMAT,
+    MAGIC,
+    SECRET_BYTES,
+    SLOT_BYTES,
+    Kind,
+    Record,
+    claimed_format,
+    frame,
+    newer,
+    read,
+)
 
 MAX_SNAPSHOT_BYTES = 1 << 20
 
@@ -227,6 +239,9 @@ def _no_snapshot(buffers: list[memoryview]) -> StorageError:
         for buffer in buffers
         for offset in range(0, len(buffer), SLOT_BYTES)
     )
+    claimed = max((claimed_format(buffer, 0) for buffer in buffers if len(buffer) >= SLOT_BYTES), default=0)
+    if claimed > FORMAT:
+        return newer(claimed)
     if has_trace:
         return LedgerCorruptError("cannot read the ledger: neither log begins with a whole snapshot")
     return LedgerMissingError("cannot read the ledger: there is none")

@@ -73,15 +73,13 @@ def frame(kind: Kind, seq: int, prev: bytes, body: bytes, *, secret: bytes) -> b
 def read(buffer: memoryview, offset: int, *, secret: bytes | None) -> Record | None:
     """The whole record at an offset, or None. Without a secret only a SNAPSHOT, which brings its own, is whole.
 
-    Raises LedgerNewerError where the record is of a newer major format.
+    Raises LedgerNewerError where a whole record is of a newer major format; a damaged format byte is damage.
     """
     start = offset + OVERHEAD_BYTES
     if start > len(buffer) or bytes(buffer[offset : offset + 4]) != MAGIC:
         return None
     _, version, kind, seq, length, prev = _HEADER.unpack_from(buffer, offset)
-    if version > FORMAT:
-        raise LedgerNewerError(f"cannot read the ledger: it has format {version}, this version reads up to {FORMAT}")
-    if version != FORMAT or kind not in set(Kind) or start + length > len(buffer):
+    if start + length > len(buffer):
         return None
     body = bytes(buffer[start : start + length])
     key = secret if secret is not None else body[:SECRET_BYTES]
@@ -90,7 +88,21 @@ def read(buffer: memoryview, offset: int, *, secret: bytes | None) -> Record | N
     header = bytes(buffer[offset : offset + _HEADER.size])
     if not hmac.compare_digest(_tag(key, header, body), bytes(buffer[start - _TAG_BYTES : start])):
         return None
+    if version > FORMAT:
+        raise newer(version)
+    if version != FORMAT or kind not in set(Kind):
+        return None
     return Record(Kind(kind), seq, prev, body, size_on_disk(length))
+
+
+def claimed_format(buffer: memoryview, offset: int) -> int:
+    """The format that a record claims, whole or not; 0 where there is none."""
+    return buffer[offset + len(MAGIC)] if bytes(buffer[offset : offset + len(MAGIC)]) == MAGIC else 0
+
+
+def newer(version: int) -> LedgerNewerError:
+    """The error for a format that this version cannot read."""
+    return LedgerNewerError(f"cannot read the ledger: it has format {version}, this version reads up to {FORMAT}")
 
 
 def _tag(secret: bytes, header: bytes, body: bytes) -> bytes:
