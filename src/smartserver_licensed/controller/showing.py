@@ -59,7 +59,8 @@ class Display:
 def line(status: Status) -> str:
     """The one line that `systemctl status` shows."""
     totals = status.totals
-    parts = [f"{status.state.value}: {totals.used} of {totals.capacity} devices"]
+    seats = f"{totals.used} of {totals.capacity} devices" if totals.capacity else "no license"
+    parts = [f"{status.state.value}: {seats}"]
     if totals.reserved:
         parts.append(f"{totals.reserved} reserved")
     if totals.waiting:
