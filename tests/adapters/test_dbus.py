@@ -18,7 +18,8 @@ from dbus_fast import Message, MessageType, Variant
 from dbus_fast import introspection as intr
 from dbus_fast.aio import MessageBus
 
-from smartserver_licensed.adapters.dbus import BusNameTakenError, BusUnavailableError, DbusService
+from smartserver_licensed.adapters.dbus import DbusService
+from smartserver_licensed.domain.errors import BusNameTakenError, BusUnavailableError
 from smartserver_licensed.domain.status import State
 from smartserver_licensed.formats.bus import INTERFACE, NAME, PATH, Plain, properties
 from support.bus import STATUS, LicenseAnswers, PrivateBus, on_bus, private_bus

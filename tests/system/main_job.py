@@ -53,10 +53,9 @@ def story(box: Box, client: Client) -> list[str]:
     for number, handle in enumerate(HANDLES, start=1):
         create = f'{{"action":"create","args":{{"unid":"{number:03}","type":"9B0001050004ED00","provision":true}}}}'
         client.publish(f"glp/0/{INSTALL_CODE}/rq/dev/modbus/{handle}/do", create)
-    wait_until(lambda: len(answers(client)) == DEVICES, timeout_s=10, what="an answer to every device")
+    shown: set[str] = set()
+    wait_until(lambda: show_answers(client, shown) == DEVICES, timeout_s=10, what="an answer to every device")
     wait_until(lambda: box.status()["used"] == CAPACITY, timeout_s=10, what="all licensed devices provisioned")
-    for handle, licensed in sorted(answers(client).items()):
-        say(f"  modbus/{handle}: {'licensed' if licensed else 'refused'}")
     before, seats_before = box.status(), box.devices()
     say(f"kill -9 {box.pid}: the daemon dies in the middle")
     box.kill()
@@ -82,6 +81,15 @@ def answers(client: Client) -> dict[str, bool]:
         if "/fb/dev/" in message.topic and message.topic.endswith("/lic"):
             said[message.topic.split("/")[-2]] = message.json()["licensed"]
     return said
+
+
+def show_answers(client: Client, shown: set[str]) -> int:
+    """Show the answers that have come since the last call; how many devices have one."""
+    said = answers(client)
+    for handle in sorted(said.keys() - shown):
+        say(f"  modbus/{handle}: {'licensed' if said[handle] else 'refused'}")
+    shown |= said.keys()
+    return len(said)
 
 
 def refusals(client: Client) -> int:

@@ -40,6 +40,8 @@ from dbus_fast import introspection as intr
 from dbus_fast.aio import MessageBus
 
 from smartserver_licensed.domain.errors import (
+    BusNameTakenError,
+    BusUnavailableError,
     DocumentTooLargeError,
     LicensedError,
     NotPermittedError,
@@ -75,18 +77,6 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _BUSY_AT = 50
 _GIVE_UP_AT = 1_000
-
-
-class BusUnavailableError(LicensedError):
-    """The D-Bus daemon is not there, or does not let the daemon have its name."""
-
-    code = "bus-unavailable"
-
-
-class BusNameTakenError(LicensedError):
-    """Another process, most likely another daemon, owns the name."""
-
-    code = "bus-name-taken"
 
 
 class DbusService:

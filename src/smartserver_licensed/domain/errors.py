@@ -198,6 +198,18 @@ class ArgumentError(LicensedError):
     code = "argument-invalid"
 
 
+class BusUnavailableError(LicensedError):
+    """The D-Bus daemon is not there, or does not let the daemon have its name."""
+
+    code = "bus-unavailable"
+
+
+class BusNameTakenError(LicensedError):
+    """Another process, most likely another daemon, owns the name."""
+
+    code = "bus-name-taken"
+
+
 class DaemonUnreachableError(LicensedError):
     """The daemon does not answer on D-Bus."""
 
