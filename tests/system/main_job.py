@@ -88,7 +88,7 @@ def show_answers(client: Client, shown: set[str]) -> int:
     said = answers(client)
     for handle in sorted(said.keys() - shown):
         say(f"  modbus/{handle}: {'licensed' if said[handle] else 'refused'}")
-    shown |= said.keys()
+    shown.update(said)
     return len(said)
 
 
