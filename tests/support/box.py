@@ -9,6 +9,7 @@ What this module does not do: it knows nothing of the daemon's inside.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -104,11 +105,14 @@ class Box:
         assert self._daemon is not None
         return self._daemon.pid
 
-    def start(self) -> None:
-        """Start the daemon; returns when it answers on the bus."""
+    def start(self, *under: str) -> None:
+        """Start the daemon, perhaps under another program; returns when it answers on the bus."""
         with (self.directory / "daemon.log").open("ab") as log:
             self._daemon = subprocess.Popen(
-                [str(BIN / "smartserver-licensed"), "--config", str(self.config)], stdout=log, stderr=log
+                [*under, str(BIN / "smartserver-licensed"), "--config", str(self.config)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         wait_until(self._answers, timeout_s=20, what="an answer on D-Bus")
 
@@ -127,7 +131,7 @@ class Box:
 
     def _end(self, number: signal.Signals) -> int:
         assert self._daemon is not None
-        self._daemon.send_signal(number)
+        os.killpg(self._daemon.pid, number)  # its own group: whatever it runs under goes with it
         status = self._daemon.wait(10)
         self._daemon = None
         return status

@@ -144,3 +144,25 @@ def test_a_trial_ends_by_its_own_date_and_a_second_one_is_refused() -> None:
         assert license_["status"].startswith("Expiring ")
         with pytest.raises(subprocess.CalledProcessError):
             box.issue(5, kind="trial")
+
+
+@pytest.mark.needs("strace")
+def test_a_failed_sync_is_final_nothing_undurable_is_announced_and_it_recovers_by_itself() -> None:
+    with Box(capacity=4) as box, Client(box.broker.port) as client:
+        box.stop()
+        client.subscribe(f"{FB}/+/lic")
+        box.start(
+            "strace", "-f", "-qq", "-o", "/dev/null",
+            "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=7..8",
+        )  # fmt: skip
+        wait_until(lambda: box.status()["state"] == "licensed", timeout_s=20, what="a first snapshot")
+        for number in range(1, 4):
+            show(client, f"d{number}", "unlicensed")
+            time.sleep(0.2)
+        wait_until(lambda: "read-only" in box.log, timeout_s=20, what="the failed sync is said")
+        said_before = box.log.count("WAS=read-only")
+        wait_until(lambda: box.status()["storage"] == "ok", timeout_s=60, what="recovered (promise: 1 s of pause)")
+        wait_until(lambda: len(heard(client)) == 3, timeout_s=20, what="everybody is answered")
+        assert said_before == 0
+        assert heard(client) == {"d1": True, "d2": True, "d3": True}
+        assert box.status()["reserved"] == 3

@@ -105,12 +105,15 @@ class Keeper:
         return self._retry_at
 
     async def open(self) -> bool:
-        """Try to open and recover once; True when the state is loaded. Raises LedgerBusyError only."""
+        """Try to open and recover once; True when the state is loaded.
+
+        Raises LedgerBusyError at the first call: another daemon runs. Later it may be `--init-state`, for a moment.
+        """
         try:
             state, repairs = await self._load()
-        except LedgerBusyError:
-            raise
         except StorageError as error:
+            if isinstance(error, LedgerBusyError) and self._is_unopened:
+                raise
             self._close_with(error)
             return False
         self.state = state
