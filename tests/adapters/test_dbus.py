@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -30,25 +30,6 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 ERROR = f"{INTERFACE}.Error."
 CONTRACT = (importlib.resources.files("smartserver_licensed") / f"{INTERFACE}.xml").read_text("utf-8")
 POLICY = Path(__file__).parents[2] / "etc" / f"{INTERFACE}.conf"
-
-
-@pytest.fixture
-def bus() -> Iterator[PrivateBus]:
-    with private_bus() as bus:
-        yield bus
-
-
-@pytest.fixture
-def answers() -> LicenseAnswers:
-    return LicenseAnswers()
-
-
-@pytest.fixture
-async def service(bus: PrivateBus, answers: LicenseAnswers) -> AsyncIterator[DbusService]:
-    service = DbusService(address=bus.address)
-    await service.start(answers)
-    yield service
-    await service.stop()
 
 
 class Client:

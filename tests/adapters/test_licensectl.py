@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 
 from smartserver_licensed.adapters.dbus import DbusService
 from smartserver_licensed.formats.bus import Plain
-from support.bus import LicenseAnswers, PrivateBus, on_bus, private_bus
+from support.bus import LicenseAnswers, PrivateBus, on_bus
 
 pytestmark = pytest.mark.needs("dbus-daemon")
 
@@ -36,25 +35,6 @@ class Unverified(LicenseAnswers):
 
     def verify_document(self, data: bytes) -> dict[str, Plain]:
         return {"kind": "grant", "verified": False, "code": "signature-invalid"}
-
-
-@pytest.fixture
-def bus() -> Iterator[PrivateBus]:
-    with private_bus() as bus:
-        yield bus
-
-
-@pytest.fixture
-def answers() -> LicenseAnswers:
-    return LicenseAnswers()
-
-
-@pytest.fixture
-async def service(bus: PrivateBus, answers: LicenseAnswers) -> AsyncIterator[DbusService]:
-    service = DbusService(address=bus.address)
-    await service.start(answers)
-    yield service
-    await service.stop()
 
 
 async def licensectl(bus: PrivateBus, *arguments: str, stdin: bytes = b"", prefix: tuple[str, ...] = ()) -> Done:
