@@ -4,8 +4,8 @@ import importlib.resources
 import xml.etree.ElementTree as ET
 
 import pytest
-from smartserver_licensed.cli.screens import status_json
 
+from smartserver_licensed.cli.screens import status_json
 from smartserver_licensed.domain import errors
 from smartserver_licensed.domain.errors import ArgumentError, LicensedError
 from smartserver_licensed.formats.bus import (

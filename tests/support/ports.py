@@ -1,0 +1,58 @@
+"""Stand-ins behind the controller's Protocols: a broker that records, and clocks that a test sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from smartserver_licensed.domain.trusted_time import Reading
+from smartserver_licensed.formats.connection import BrokerEvent
+
+
+@dataclass
+class RecordingBroker:
+    """Implements `controller.ports.Broker`; delivers nothing, remembers everything."""
+
+    is_connected: bool = True
+    published: list[tuple[str, bytes, int, bool]] = field(default_factory=list)
+    subscribed: list[tuple[str, int]] = field(default_factory=list)
+
+    async def take(self, limit: int = 1_000, timeout_s: float | None = None) -> list[BrokerEvent]:
+        return []
+
+    def take_drops(self) -> Mapping[str, int]:
+        return {}
+
+    def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
+        self.subscribed += filters
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        self.subscribed = [each for each in self.subscribed if each[0] not in filters]
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
+        if self.is_connected:
+            self.published.append((topic, payload, qos, retain))
+        return self.is_connected
+
+    def said(self) -> list[tuple[str, bool]]:
+        """(handle, licensed) of each `lic`, in order; forgets them."""
+        lics = [(topic.split("/")[6], json.loads(payload)["licensed"]) for topic, payload, _, _ in self.published]
+        self.published.clear()
+        return lics
+
+
+@dataclass
+class SetClocks:
+    """Implements `controller.ports.Clocks`."""
+
+    now_s: float = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def reading(self) -> Reading:
+        return Reading(1_795_500_000 + int(self.now_s), self.now_s, is_synchronised=True)
+
+    def wall_ms(self) -> int:
+        return int(self.now_s * 1_000)

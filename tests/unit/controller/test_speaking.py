@@ -1,0 +1,177 @@
+"""What devices hear, and when they hear it again."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from smartserver_licensed.controller.outbox import Outbox
+from smartserver_licensed.controller.speaking import Speaker
+from smartserver_licensed.domain.counting import UnitId
+from smartserver_licensed.domain.devices import DeviceId, DeviceState
+from smartserver_licensed.domain.facts import Device
+from smartserver_licensed.domain.status import Totals
+from smartserver_licensed.domain.withholding import Answer, Reason
+from support.ports import RecordingBroker, SetClocks
+
+TOTALS = Totals(capacity=3, provisioned=0, reserved=2, waiting=1)
+YES = Answer(licensed=True)
+NO = Answer(licensed=False, reason=Reason.CAPACITY_EXCEEDED)
+
+
+class Stage:
+    """A speaker, the answers it is to give, and what was heard."""
+
+    def __init__(self) -> None:
+        self.broker, self.clocks = RecordingBroker(), SetClocks()
+        self.answers: dict[str, Answer] = {}
+        outbox = Outbox(self.broker, self.clocks.wall_ms)
+        outbox.sid = "17qtest"
+        self.speaker = Speaker(outbox, lambda device: self.answers[device.id.handle])
+
+    def device(self, handle: str, answer: Answer, state: DeviceState = DeviceState.UNLICENSED) -> Device:
+        self.answers[handle] = answer
+        return Device(DeviceId("modbus", handle), UnitId(f"modbus/{handle}"), state=state)
+
+    def speak(self, *devices: Device) -> list[tuple[str, bool]]:
+        self.speaker.speak(devices, totals=TOTALS, now_s=self.clocks.now_s)
+        return self.broker.said()
+
+
+def test_in_one_batch_every_false_leaves_before_any_true() -> None:
+    stage = Stage()
+    devices = [stage.device("1", YES), stage.device("2", NO), stage.device("3", YES), stage.device("4", NO)]
+    assert stage.speak(*devices) == [("2", False), ("4", False), ("1", True), ("3", True)]
+
+
+def test_lic_is_retained_qos_1_and_says_why() -> None:
+    stage = Stage()
+    stage.speaker.speak([stage.device("1", NO)], totals=TOTALS, now_s=0.0)
+    ((topic, payload, qos, retain),) = stage.broker.published
+    assert (topic, qos, retain) == ("glp/0/17qtest/fb/dev/modbus/1/lic", 1, True)
+    assert json.loads(payload)["reason"] == "capacity-exceeded"
+
+
+def test_what_the_broker_holds_and_the_device_shows_is_not_said_again() -> None:
+    stage = Stage()
+    device = stage.device("1", YES, DeviceState.PROVISIONED)
+    device.broker_licensed = True
+    assert stage.speak(device) == []
+
+
+def test_a_device_that_should_be_licensed_and_shows_unlicensed_hears_it_again_with_growing_pauses() -> None:
+    stage = Stage()
+    device = stage.device("1", YES)
+    times = []
+    start_s = stage.clocks.now_s
+    for _ in range(4_000):
+        if stage.speak(device):
+            times.append(stage.clocks.now_s - start_s)
+        stage.clocks.now_s += 0.1
+    pauses = [round(later - earlier) for earlier, later in itertools.pairwise(times)]
+    assert pauses[:6] == [1, 2, 4, 8, 16, 32]
+    assert set(pauses[6:]) == {60}
+
+
+def test_a_device_that_obeyed_and_dips_later_hears_it_at_once() -> None:
+    stage = Stage()
+    device = stage.device("1", YES)
+    stage.speak(device)
+    device.state = DeviceState.PROVISIONED
+    stage.clocks.now_s += 100
+    assert stage.speak(device) == []
+    device.state = DeviceState.UNLICENSED
+    assert stage.speak(device) == [("1", True)]
+
+
+def test_a_changed_answer_waits_for_no_pause() -> None:
+    stage = Stage()
+    device = stage.device("1", NO)
+    stage.speak(device)
+    stage.answers["1"] = YES
+    assert stage.speak(device) == [("1", True)]
+
+
+def test_a_value_that_somebody_else_wrote_is_overwritten_and_who_keeps_writing_meets_pauses() -> None:
+    stage = Stage()
+    device = stage.device("1", NO)
+    stage.speak(device)
+    said = 0
+    for _ in range(600):
+        stage.clocks.now_s += 0.1
+        device.broker_licensed = True
+        said += len(stage.speak(device))
+    assert 3 <= said <= 8, "in a minute, not 600 times"
+
+
+def test_the_pauses_make_a_device_due_again() -> None:
+    stage = Stage()
+    device = stage.device("1", YES)
+    stage.speak(device)
+    assert stage.speaker.due(stage.clocks.now_s) == []
+    due_at = stage.speaker.next_due_at()
+    assert due_at is not None
+    assert stage.speaker.due(due_at) == [device.id]
+
+
+def test_after_an_engine_started_its_devices_hear_it_at_once() -> None:
+    stage = Stage()
+    device = stage.device("1", YES)
+    stage.speak(device)
+    stage.speaker.reset("bacnet")
+    assert stage.speak(device) == []
+    stage.speaker.reset("modbus")
+    assert stage.speak(device) == [("1", True)]
+
+
+def test_an_older_capacity_exceeded_stands_where_nobody_knows_who_asked_any_more() -> None:
+    stage = Stage()
+    device = stage.device("1", Answer(licensed=False, reason=Reason.NOT_ASKED))
+    device.broker_licensed, device.broker_reason = False, "capacity-exceeded"
+    assert stage.speak(device) == []
+    device.broker_reason = "deleted"
+    assert stage.speak(device) == [("1", False)]
+
+
+def test_a_deleted_device_that_heard_false_can_be_forgotten() -> None:
+    stage = Stage()
+    device = stage.device("1", Answer(licensed=False, reason=Reason.DELETED), DeviceState.DELETED)
+    assert stage.speaker.speak([device], totals=TOTALS, now_s=0.0) == [device]
+
+
+def test_without_a_connection_nothing_counts_as_said() -> None:
+    stage = Stage()
+    device = stage.device("1", YES)
+    stage.broker.is_connected = False
+    assert stage.speak(device) == []
+    assert device.broker_licensed is None
+
+
+def test_a_refused_provision_is_repeated_once_and_only_in_time() -> None:
+    stage = Stage()
+    device = stage.device("1", YES, DeviceState.UNPROVISIONED)
+    device.broker_licensed, device.repeat = True, (b'{"action":"provision"}', stage.clocks.now_s + 1)
+    stage.speaker.speak([device], totals=TOTALS, now_s=stage.clocks.now_s)
+    assert [(topic, payload) for topic, payload, _, _ in stage.broker.published] == [
+        ("glp/0/17qtest/rq/dev/modbus/1/do", b'{"action":"provision"}')
+    ]
+    stage.broker.published.clear()
+    stage.speaker.speak([device], totals=TOTALS, now_s=stage.clocks.now_s)
+    device.repeat = (b"{}", stage.clocks.now_s - 1)
+    stage.speaker.speak([device], totals=TOTALS, now_s=stage.clocks.now_s)
+    assert stage.broker.published == []
+
+
+def test_an_own_message_is_recognised_among_the_last_eight_and_an_own_request_once() -> None:
+    broker, clocks = RecordingBroker(), SetClocks()
+    outbox = Outbox(broker, clocks.wall_ms)
+    outbox.sid = "17qtest"
+    device = DeviceId("modbus", "1")
+    outbox.do(device, b"{}")
+    topic = "glp/0/17qtest/rq/dev/modbus/1/do"
+    assert outbox.is_own(topic, b"{}", once=True)
+    assert not outbox.is_own(topic, b"{}", once=True), "a person may send the same bytes"
+    for number in range(9):
+        outbox.do(device, b"%d" % number)
+    assert not outbox.is_own(topic, b"0")
+    assert outbox.is_own(topic, b"1")
