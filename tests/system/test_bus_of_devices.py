@@ -50,7 +50,10 @@ def states(client: Client) -> dict[str, str]:
     return shown
 
 
-def test_the_broker_killed_and_restarted_empty_has_lic_and_status_again_and_nobody_running_heard_false() -> None:
+@pytest.mark.parametrize("has_sid", [True, False], ids=["the SID is said again", "the SID is lost too"])
+def test_the_broker_killed_and_restarted_empty_has_lic_and_status_again_and_nobody_running_heard_false(
+    *, has_sid: bool
+) -> None:
     with Box(capacity=4) as box, Engine(box.broker.port) as engine, Client(box.broker.port) as client:
         client.subscribe(f"{FB}/#")
         engine.create_devices(5, provision=True)
@@ -61,7 +64,8 @@ def test_the_broker_killed_and_restarted_empty_has_lic_and_status_again_and_nobo
         box.broker.start()
         with Client(box.broker.port) as after:
             after.subscribe(f"{FB}/#", f"glp/0/{INSTALL_CODE}/fb/lic")
-            after.publish("glp/0/././sid", json.dumps(INSTALL_CODE), retain=True)
+            if has_sid:
+                after.publish("glp/0/././sid", json.dumps(INSTALL_CODE), retain=True)
             start = time.monotonic()
             wait_until(
                 lambda: (

@@ -6,7 +6,9 @@ Rules (WIRE.md, ADR 0003):
 - bounded: a payload over 64 KiB, and what exceeds the queue, is dropped and counted; a `Dropped` event says
   so in its place. More than `backlog_limit` messages without an acknowledgment end the connection: the snapshot
   after the next one repairs what was not said;
-- reconnecting with growing pauses and jitter, for ever; a failure is an event, never an exception.
+- reconnecting with growing pauses and jitter, for ever; a failure is an event, never an exception. Only a connection
+  that lasted starts the pauses anew: two clients of one id throw each other out as fast as they come back;
+- no thread, and no turn of the loop longer than some milliseconds, however much the broker has to say.
 
 What this module does not do: it reads no payload and knows no topic.
 """
@@ -15,15 +17,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
-import select
 import socket
+import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode
 
 from smartserver_licensed.formats.connection import BrokerEvent, Connected, Disconnected, Dropped, Received
 
@@ -31,9 +34,10 @@ CLIENT_ID = "smartserver-licensed"
 MAX_PAYLOAD_BYTES = 64 * 1024
 _ANSWER_LIMIT_S = 5.0  # for the TCP connection, and again for CONNACK
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.25, 30.0
+_STEADY_S = 10.0  # a connection that lasted so long was a good one
 _MISC_INTERVAL_S = 1.0  # with paho's own loop off, keepalive lives by this
 _IN_FLIGHT = 64
-_READS_A_TURN = 100  # packets read before other work of the loop has its turn; a packet takes some 30 µs
+_TURN_S = 0.005  # reading before other work of the loop has its turn
 
 
 class MqttBus:
@@ -56,18 +60,18 @@ class MqttBus:
         self._queue_limit = queue_limit
         self._backlog_limit = backlog_limit
         self._events: deque[BrokerEvent] = deque()
-        self._has_events = asyncio.Event()
+        self._waiting: asyncio.Future[None] | None = None
         self._session: _Session | None = None
         self._drops: Counter[str] = Counter()
 
     @property
     def is_connected(self) -> bool:
         """Whether the broker has accepted the connection."""
-        return self._session is not None and self._session.is_accepted
+        return self._session is not None and self._session.is_open
 
     async def run(self) -> None:
         """Connect, serve, connect again; until cancelled."""
-        pause_s = _FIRST_PAUSE_S
+        pause_s = _FIRST_PAUSE_S / 2
         while True:
             session = _Session(self, self._keepalive_s)
             try:
@@ -76,16 +80,20 @@ class MqttBus:
                 self._session = None
                 session.close()
             self.put(Disconnected(reason))
-            pause_s = _FIRST_PAUSE_S if session.is_accepted else min(pause_s * 2, _MAX_PAUSE_S)
+            pause_s = _FIRST_PAUSE_S if session.has_lasted else min(pause_s * 2, _MAX_PAUSE_S)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
 
     async def _serve(self, session: _Session) -> str:
-        loop = asyncio.get_running_loop()
-        address = (self._host, self._port)
-        try:  # paho's own connect would block the loop for as long as the broker's host does not answer
-            connection = await loop.run_in_executor(None, lambda: socket.create_connection(address, _ANSWER_LIMIT_S))
-        except OSError as error:
+        try:
+            connection = await asyncio.wait_for(_connected(self._host, self._port), _ANSWER_LIMIT_S)
+        except asyncio.TimeoutError:  # before OSError: from Python 3.11 on it is one
+            return "the broker's host does not answer"
+        except socket.gaierror as error:
             return error.strerror or str(error)
+        except OSError as error:  # asyncio writes a text of its own into it
+            return os.strerror(error.errno) if error.errno else str(error)
+        except UnicodeError:  # the codec's answer to a label over 63 characters
+            return f"{self._host[:200]!r} is no host name"
         if self._username is not None:
             session.client.username_pw_set(self._username, self._password)
         session.open(connection, self._host, self._port)
@@ -95,11 +103,11 @@ class MqttBus:
     # -- what comes --------------------------------------------------------------------------------------------------
 
     async def take(self, limit: int = 1_000, timeout_s: float | None = None) -> list[BrokerEvent]:
-        """Up to `limit` events in order of arrival; waits for one, at most `timeout_s` seconds."""
+        """Up to `limit` events in order of arrival; waits for one, at most `timeout_s` seconds. For one caller only."""
         if not self._events:
-            self._has_events.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._has_events.wait(), timeout_s)
+            self._waiting = asyncio.get_running_loop().create_future()
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the event.
+            await asyncio.wait([self._waiting], timeout=timeout_s)
         return [self._events.popleft() for _ in range(min(limit, len(self._events)))]
 
     def take_drops(self) -> Mapping[str, int]:
@@ -110,7 +118,8 @@ class MqttBus:
     def put(self, event: BrokerEvent) -> None:
         """Queue an event of the connection."""
         self._events.append(event)
-        self._has_events.set()
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     def put_message(self, message: paho.MQTTMessage) -> None:
         """Queue a message, or drop and count it."""
@@ -127,44 +136,83 @@ class MqttBus:
             self._drop("queue-full", f"more than {self._queue_limit} messages wait", is_incomplete=True)
 
     def _drop(self, why: str, text: str, *, is_incomplete: bool) -> None:
-        """Count, and say so once for all that are dropped in a row."""
+        """Count, and say so once for all that are dropped in a row; that facts are missing is always said."""
         self._drops[why] += 1
-        if not self._events or not isinstance(self._events[-1], Dropped):
-            self.put(Dropped(text, is_incomplete))
+        match self._events[-1] if self._events else None:
+            case Dropped(_, was_incomplete) if was_incomplete or not is_incomplete:
+                pass
+            case _:
+                self.put(Dropped(text, is_incomplete))
 
     # -- what goes ---------------------------------------------------------------------------------------------------
 
     def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
         """Subscribe to (filter, QoS) pairs; nothing without a connection."""
-        if self._session is not None and filters:
+        if self._session is not None and self._session.is_open and filters:
             self._session.client.subscribe(list(filters))
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """Unsubscribe from filters; nothing without a connection."""
-        if self._session is not None and filters:
+        if self._session is not None and self._session.is_open and filters:
             self._session.client.unsubscribe(list(filters))
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Hand a message to the connection; False when there is none."""
         session = self._session
-        if session is None or not session.is_accepted:
+        if session is None or not session.is_open:
             return False
         if session.backlog >= self._backlog_limit:
             session.end(f"{session.backlog} messages are not acknowledged")
             return False
-        if qos:
-            session.backlog += 1
+        session.backlog += 1
         session.client.publish(topic, payload, qos=qos, retain=retain)
         return True
 
 
+async def _connected(host: str, port: int) -> socket.socket:
+    """A TCP connection to the first address of the host that takes one. Raises OSError or UnicodeError.
+
+    Not in a thread: it could not be cancelled, and a stop would wait for it.
+    """
+    loop = asyncio.get_running_loop()
+    failure = OSError(f"cannot connect to {host[:200]!r}: it has no address")
+    for family, kind, _, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with contextlib.ExitStack() as undo:
+            connection = undo.enter_context(socket.socket(family, kind))
+            connection.setblocking(False)
+            # Acknowledgments are small: Nagle's rule would hold each back for the peer's 40 ms of delay (measured).
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                await loop.sock_connect(connection, address)
+            except OSError as error:
+                failure = error
+                continue
+            undo.pop_all()
+            return connection
+    raise failure
+
+
 class _Client(paho.Client):
-    """paho with a connection that was made elsewhere: its own `connect` opens the socket itself, and blocks."""
+    """paho with a connection that was made elsewhere, and with reading that ends; relies on paho 2's private names."""
 
     made: socket.socket
 
     def _create_socket_connection(self) -> socket.socket:
+        """Not paho's own, which blocks until the host answers."""
         return self.made
+
+    def read(self, until_s: float) -> None:
+        """Packets, until there is none left or the time (monotonic seconds) is up.
+
+        Not paho's `loop_read`: it takes as many packets a call as there are messages without an acknowledgment.
+        """
+        code = MQTTErrorCode.MQTT_ERR_SUCCESS
+        while code == MQTTErrorCode.MQTT_ERR_SUCCESS and self.socket() is not None:
+            code = self._packet_read()
+            if time.monotonic() > until_s:
+                break
+        if code > MQTTErrorCode.MQTT_ERR_SUCCESS:  # below are "again" and the like
+            self._loop_rc_handle(code)
 
 
 class _Session:
@@ -174,11 +222,11 @@ class _Session:
         self._bus = bus
         self._keepalive_s = keepalive_s
         self._loop = asyncio.get_running_loop()
-        self._ended = asyncio.Event()
-        self._reason = "the connection was lost"
+        self._ended: asyncio.Future[str] = self._loop.create_future()  # the reason
         self._connection: socket.socket | None = None
-        self.is_accepted = False
-        self.backlog = 0  # published, not acknowledged
+        self._accepted_at: float | None = None
+        self._trouble = ""
+        self.backlog = 0  # published, and not acknowledged, or at QoS 0 not written
         client = self.client = _Client(CallbackAPIVersion.VERSION2, client_id=CLIENT_ID, clean_session=True)
         client.max_inflight_messages_set(_IN_FLIGHT)
         client.on_connect = self._on_connect
@@ -189,6 +237,17 @@ class _Session:
         client.on_socket_close = lambda _client, _data, sock: self._forget(sock)
         client.on_socket_register_write = lambda _client, _data, sock: self._loop.add_writer(sock, client.loop_write)
         client.on_socket_unregister_write = self._on_written
+        client.on_log = self._on_log
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the broker has accepted it, and it has not ended."""
+        return self._accepted_at is not None and not self._ended.done()
+
+    @property
+    def has_lasted(self) -> bool:
+        """Whether it was accepted long ago enough to be called a good one."""
+        return self._accepted_at is not None and self._loop.time() - self._accepted_at >= _STEADY_S
 
     def open(self, connection: socket.socket, host: str, port: int) -> None:
         """Start MQTT on a connected socket."""
@@ -198,19 +257,17 @@ class _Session:
     async def ended(self) -> str:
         """Wait for the end; why it came."""
         answer_by = self._loop.time() + _ANSWER_LIMIT_S
-        while not self._ended.is_set():
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), _MISC_INTERVAL_S)
+        while not self._ended.done():
+            await asyncio.wait([self._ended], timeout=_MISC_INTERVAL_S)
             self.client.loop_misc()
-            if not self.is_accepted and self._loop.time() > answer_by:
+            if self._accepted_at is None and self._loop.time() > answer_by:
                 self.end("the broker does not answer")
-        return self._reason
+        return self._ended.result()
 
     def end(self, reason: str) -> None:
         """Give the connection up."""
-        if not self._ended.is_set():
-            self._reason = reason
-            self._ended.set()
+        if not self._ended.done():
+            self._ended.set_result(reason)
 
     def close(self) -> None:
         """Say goodbye if the broker still listens, and close the socket."""
@@ -224,10 +281,11 @@ class _Session:
         self._loop.add_reader(sock, self._read, sock)
 
     def _read(self, sock: socket.socket) -> None:
-        for _ in range(_READS_A_TURN):  # loop_read takes one packet a call
-            self.client.loop_read()
-            if sock.fileno() < 0 or not select.select([sock], [], [], 0)[0]:
-                return
+        try:
+            self.client.read(time.monotonic() + _TURN_S)
+        except Exception as error:  # noqa: BLE001 - paho keeps a packet that fails, and would fail on it for ever
+            self._forget(sock)
+            self.end(f"cannot read what the broker sent: {error!r}")
 
     def _forget(self, sock: Any) -> None:  # noqa: ANN401 - as above
         self._loop.remove_reader(sock)
@@ -240,11 +298,15 @@ class _Session:
         if code.is_failure:
             self.end(f"the broker refused the connection: {code}")
         else:
-            self.is_accepted = True
+            self._accepted_at = self._loop.time()
             self._bus.put(Connected())
 
     def _on_disconnect(self, _client: object, _data: object, _flags: object, code: object, _props: object) -> None:
-        self.end(f"the connection was lost: {code}")
+        self.end(f"the connection was lost: {self._trouble or code}")
+
+    def _on_log(self, _client: object, _data: object, level: int, text: str) -> None:
+        if level == LogLevel.MQTT_LOG_ERR:  # above all the error of the socket, which `on_disconnect` is not told
+            self._trouble = text
 
     def _on_publish(self, _client: object, _data: object, _mid: object, _code: object, _props: object) -> None:
         self.backlog = max(0, self.backlog - 1)

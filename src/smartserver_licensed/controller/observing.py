@@ -3,7 +3,8 @@
 Rules (WIRE.md):
 - a message only changes facts and marks a unit as due; nothing is decided here;
 - the facts are *current* once a snapshot under this SID on this connection is complete; before, nothing is decided;
-- no SID: nothing is decided or published; a new SID starts everything anew (seats belong to protocol and handle);
+- no SID: nothing is decided or published; a new SID starts everything anew (seats belong to protocol and handle); the
+  last one holds over a reconnect until the broker shows another or none (ADR 0012);
 - own messages that come back are no requests and no tampering;
 - what cannot be read changes nothing, is counted, and is reported once a minute.
 
@@ -81,6 +82,10 @@ class Observer:
                 self._outbox.forget_sent()
                 self._speaker.reset()
                 self._broker.subscribe([(each, 1) for each in (iap.SID_TOPIC, *iap.ENGINE_FILTERS)])
+                if (
+                    self.sid is not None
+                ):  # a broker that lost everything has no SID to give; another one would come first
+                    self._begin_snapshot(self.sid)
             case Disconnected(reason):
                 if self._was_connected:
                     tell(messages.BROKER_LOST, REASON=reason)

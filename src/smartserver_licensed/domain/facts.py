@@ -172,7 +172,8 @@ class Facts:
         device = self._devices.get(device_id)
         state = report.state if report.state is not DeviceState.UNKNOWN else None
         if device is None:
-            if state is None or not self._has_room(state):
+            is_old_news = state is DeviceState.DELETED and not is_retained  # engines say it twice; ours is said already
+            if state is None or is_old_news or not self._has_room(state):
                 return None
             device = self._add(device_id, internal)
         was = device.state

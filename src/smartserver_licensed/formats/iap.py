@@ -25,6 +25,7 @@ MARKER_TOPIC = "glp/0/./=licensed/marker"  # the daemon's own: how far a snapsho
 ENGINE_FILTERS = ("glp/0/./=engine/+/about", "glp/0/./=engine/about")  # the second is older engines'
 MAX_PAYLOAD_BYTES = 64 * 1024
 MAX_DEPTH = 16
+MAX_SID_LENGTH = 128  # characters; over 65,535 bytes no topic can be built, and the daemon would fail at each start
 _SHOWN = 200  # characters of a topic in an error
 _TRUTH = {"true": True, "false": False}
 _ACTIONS = {action.value: action for action in Action}
@@ -150,7 +151,7 @@ def parse(topic: str, payload: bytes, *, sid: str) -> Message | None:
     try:
         return _parse(topic, payload, sid)
     except StrictJsonError as error:
-        raise MessageError(f"cannot read {topic[:_SHOWN]!a}: {error}") from error
+        raise MessageError(f"cannot read {_shown(topic)}: {error}") from error
 
 
 def _parse(topic: str, payload: bytes, sid: str) -> Message | None:
@@ -158,6 +159,8 @@ def _parse(topic: str, payload: bytes, sid: str) -> Message | None:
         return SidSeen(_sid(payload))
     if topic == MARKER_TOPIC:
         return MarkerSeen(payload[:_SHOWN].decode("ascii", "replace"))
+    if "+" in topic or "#" in topic or "\0" in topic:  # no broker should pass it, and nothing can be answered on it
+        return None
     match topic.split("/"):
         case ["glp", "0", ".", "=engine", "about"]:
             return EngineStarted(None)
@@ -181,7 +184,9 @@ def _device_message(device: DeviceId, kind: str, payload: bytes, topic: str) -> 
         return LicSeen(device, _truth(value.get("licensed")), reason if isinstance(reason, str) else None)
     if kind == "fb/cfg":
         value = _object(payload, topic) if payload else {}
-        return ConfigSeen(device, _is_local_attach(device, value))
+        args = value.get("args")
+        is_local = _is_local_attach(device, value) or (isinstance(args, dict) and _is_local_attach(device, args))
+        return ConfigSeen(device, is_local)
     if kind == "rq/do":
         return RequestSeen(device, _request(device, _object(payload, topic)))
     return None
@@ -190,16 +195,19 @@ def _device_message(device: DeviceId, kind: str, payload: bytes, topic: str) -> 
 def _sid(payload: bytes) -> str | None:
     value = _json(payload) if payload else None
     if value is not None and not isinstance(value, str):
-        raise MessageError(f"cannot read the SID: {type(value).__name__}, expected a text")
-    if value and any(sign in value for sign in "/+#\0"):
-        raise MessageError(f"cannot use the SID {value[:_SHOWN]!a}: no topic can hold it")
+        raise MessageError(f"cannot read {_shown(SID_TOPIC)}: {type(value).__name__}, expected a text")
+    if value and len(value) > MAX_SID_LENGTH:
+        raise MessageError(f"cannot read {_shown(SID_TOPIC)}: {len(value)} characters, the limit is {MAX_SID_LENGTH}")
+    # "." means "this server"; for a control character the broker ends the connection.
+    if value and (value == "." or not value.isprintable() or any(sign in value for sign in "/+#")):
+        raise MessageError(f"cannot read {_shown(SID_TOPIC)}: no topic can hold the SID {_shown(value)}")
     return value or None
 
 
 def _report(value: dict[str, JsonValue], topic: str) -> DeviceReport:
     state = value.get("state")
     if state is not None and not isinstance(state, str):
-        raise MessageError(f"cannot read {topic[:_SHOWN]!a}: state is {type(state).__name__}, expected a text")
+        raise MessageError(f"cannot read {_shown(topic)}: state is {type(state).__name__}, expected a text")
     return DeviceReport(
         state=DeviceState.from_wire(state),
         has_restore_mark=_truth(value.get("provisioned")) is True,
@@ -236,8 +244,13 @@ def _truth(value: JsonValue) -> bool | None:
 def _object(payload: bytes, topic: str) -> dict[str, JsonValue]:
     value = _json(payload)
     if not isinstance(value, dict):
-        raise MessageError(f"cannot read {topic[:_SHOWN]!a}: {type(value).__name__}, expected an object")
+        raise MessageError(f"cannot read {_shown(topic)}: {type(value).__name__}, expected an object")
     return value
+
+
+def _shown(text: str) -> str:
+    """For an error: in ASCII with escapes, which may be ten characters for one, and short."""
+    return ascii(text[:_SHOWN])[:_SHOWN]
 
 
 def _json(payload: bytes) -> JsonValue:

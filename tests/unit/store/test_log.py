@@ -189,6 +189,27 @@ def test_logs_of_two_ledgers_are_never_mixed() -> None:
     assert mixed.events in (state.events, other.events)
 
 
+def test_two_histories_of_one_ledger_are_never_spliced() -> None:
+    """A log from an older copy that went on by itself: its last record does not follow from ours."""
+    disks = new_disks()
+    state = State(Ledger(disks))
+    for event in ("e0", "e1"):
+        state.add(event)
+    other = [Disk(bytearray(disk.content)) for disk in disks]
+    copied = recover([disk.content for disk in other])
+    for event in ("ours2", "ours3"):
+        state.add(event)
+    ledger = copied.ledger
+    for event in ("theirs2", "theirs3", "theirs4"):
+        ledger.append(event.encode(), copied.snapshot)
+    theirs = ledger._areas[1]
+    assert isinstance(theirs, Disk)
+    before = frame(Kind.SNAPSHOT, 0, FIRST_HEAD, SECRET + b"", secret=SECRET)
+    theirs.content[: len(before)] = before  # both begin at the same snapshot, so that only the chain can tell
+    with pytest.raises(LedgerCorruptError, match="is whole, but record"):
+        recover([disks[0].content, theirs.content])
+
+
 def test_no_ledger_is_missing_and_half_a_ledger_is_corrupt() -> None:
     with pytest.raises(LedgerMissingError):
         Ledger([Disk(bytearray(AREA_BYTES)), Disk(bytearray(AREA_BYTES))])
