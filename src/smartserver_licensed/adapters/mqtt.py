@@ -8,7 +8,8 @@ Rules (WIRE.md, ADR 0003):
   after the next one repairs what was not said;
 - reconnecting with growing pauses and jitter, for ever; a failure is an event, never an exception. Only a connection
   that lasted starts the pauses anew: two clients of one id throw each other out as fast as they come back;
-- no thread, and no turn of the loop longer than some milliseconds, however much the broker has to say.
+- no turn of the loop takes longer than some milliseconds, however much the broker has to say; no thread, but for
+  looking up a host that is given by name.
 
 What this module does not do: it reads no payload and knows no topic.
 """

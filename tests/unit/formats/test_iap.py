@@ -86,6 +86,12 @@ def test_an_internal_application_is_known_by_its_create_and_by_its_cfg() -> None
     )
     topic = f"glp/0/{SID}/fb/dev/lon/app.1/cfg"
     assert iap.parse(topic, b'{"lon.attach":"local"}', sid=SID) == iap.ConfigSeen(device, is_local_attach=True)
+    nested = b'{"args":{"lon.attach":"local"}}'
+    assert iap.parse(topic, nested, sid=SID) == iap.ConfigSeen(device, is_local_attach=True)
+    for other in (b"", b"{}", b'{"lon.attach":"remote","args":7}'):
+        assert iap.parse(topic, other, sid=SID) == iap.ConfigSeen(device, is_local_attach=False)
+    other_protocol = iap.parse(f"glp/0/{SID}/fb/dev/modbus/app.1/cfg", nested, sid=SID)
+    assert other_protocol == iap.ConfigSeen(DeviceId("modbus", "app.1"), is_local_attach=False)
 
 
 @pytest.mark.parametrize(("payload", "sid"), [(b'"17qei61"', "17qei61"), (b'""', None), (b"null", None), (b"", None)])
@@ -93,10 +99,17 @@ def test_the_sid_is_a_json_string_and_may_be_missing(payload: bytes, sid: str | 
     assert iap.parse(iap.SID_TOPIC, payload, sid="") == iap.SidSeen(sid)
 
 
-@pytest.mark.parametrize("payload", [b"17qei61", b"7", b'{"value":"x"}', b'"a/b"', b'"a+"', b'"#"', b'["x"]'])
+@pytest.mark.parametrize("payload", [b"17qei61", b"7", b'{"value":"x"}', b'"a/b"', b'"a+"', b'"#"', b'["x"]', b'"."'])
 def test_a_sid_that_is_none_is_refused(payload: bytes) -> None:
     with pytest.raises(MessageError):
         iap.parse(iap.SID_TOPIC, payload, sid="")
+
+
+@pytest.mark.parametrize("sid", ["a\0", "a\x01b", "a\x7f", "a\n", "s" * 129, "s" * 65_530])
+def test_a_sid_that_would_end_the_connection_or_the_daemon_is_refused(sid: str) -> None:
+    with pytest.raises(MessageError):
+        iap.parse(iap.SID_TOPIC, json.dumps(sid).encode(), sid="")
+    assert iap.parse(iap.SID_TOPIC, b'"%s"' % (b"s" * 128), sid="") == iap.SidSeen("s" * 128)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +119,11 @@ def test_a_sid_that_is_none_is_refused(payload: bytes) -> None:
         f"glp/0/{SID}/fb/dev/modbus/5/sts/deeper",
         f"glp/0/{SID}/fb/dev/modbus/5/if/block/0",
         f"glp/0/{SID}/fb/dev//5/sts",
+        f"glp/0/{SID}/fb/dev/modbus//sts",
+        f"glp/0/{SID}/fb/dev/modbus/+/sts",
+        f"glp/0/{SID}/fb/dev/#/5/sts",
+        f"glp/0/{SID}/fb/dev/mod\0bus/5/sts",
+        "glp/0/./=engine/+/about",
         f"glp/1/{SID}/fb/dev/modbus/5/sts",
         "",
         "/",
@@ -207,6 +225,35 @@ def test_every_recorded_message_can_be_read_or_is_refused_as_a_driver_would() ->
                     iap.parse(message.topic, message.payload.encode(), sid="17qtest")
             else:
                 iap.parse(message.topic, message.payload.encode(), sid="17qtest")
+
+
+def test_an_error_names_the_topic_escaped_and_short() -> None:
+    for handle in ("a\nb\x1b[2J", "😀" * 5_000, "x" * 60_000):
+        with pytest.raises(MessageError) as caught:
+            iap.parse(f"glp/0/{SID}/fb/dev/modbus/{handle}/sts", b"{", sid=SID)
+        text = str(caught.value)
+        assert text.isascii()
+        assert text.isprintable()
+        assert "fb/dev/modbus/" in text
+        assert len(text) < 400
+
+
+RECORDED = sorted(
+    {(each.topic, each.payload) for path in RECORDINGS.glob("*.jsonl") for each in read(path.stem) if each.payload}
+)
+
+
+@given(st.sampled_from(RECORDED), st.data())
+@settings(max_examples=1_000)
+def test_a_recorded_message_with_wrong_bytes_in_it_raises_nothing_else(
+    recorded: tuple[str, str], data: st.DataObject
+) -> None:
+    payload = bytearray(recorded[1].encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(payload)))
+        payload[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    with contextlib.suppress(MessageError):
+        iap.parse(recorded[0], bytes(payload), sid="17qtest")
 
 
 TOPICS = st.one_of(
