@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 # What the targets need of the system; python3-pydbus is what CMS code in Python uses (contract tests).
-APT := mosquitto dbus python3-venv python3-pydbus strace
+APT := mosquitto mosquitto-clients dbus python3-venv python3-pydbus strace
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 help: ## say what there is

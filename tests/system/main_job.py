@@ -8,6 +8,7 @@ SmartServer itself counts as one); a simulated engine creates six devices and pr
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 
@@ -121,6 +122,7 @@ def stay(box: Box) -> None:
         f"Ctrl-C ends it.\n"
     )
     sys.stdout.flush()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while True:
             time.sleep(3600)
