@@ -1,11 +1,12 @@
-"""Stand-ins behind the controller's Protocols: a broker that records, and clocks that a test sets."""
+"""Stand-ins behind the controller's Protocols: a broker that records, clocks that a test sets, a ledger in memory."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from smartserver_licensed.domain.errors import StorageError
 from smartserver_licensed.domain.trusted_time import Reading
 from smartserver_licensed.formats.connection import BrokerEvent
 
@@ -56,3 +57,32 @@ class SetClocks:
 
     def wall_ms(self) -> int:
         return int(self.now_s * 1_000)
+
+
+@dataclass
+class MemoryLedger:
+    """Implements `controller.ports.Ledger`; `fails` is raised by the next call that writes, once."""
+
+    snapshot: bytes
+    events: tuple[bytes, ...] = ()
+    repairs: tuple[str, ...] = ()
+    fails: StorageError | None = None
+
+    async def open(self) -> MemoryLedger:
+        return self
+
+    async def settle(self, snapshot: bytes) -> None:
+        await self.rewrite(snapshot)
+
+    async def append(self, body: bytes, snapshot: Callable[[], bytes]) -> None:
+        self._maybe_fail()
+        self.events += (body,)
+
+    async def rewrite(self, snapshot: bytes) -> None:
+        self._maybe_fail()
+        self.snapshot, self.events = snapshot, ()
+
+    def _maybe_fail(self) -> None:
+        if self.fails is not None:
+            error, self.fails = self.fails, None
+            raise error

@@ -129,3 +129,11 @@ def test_a_wrong_configuration_is_refused_with_the_nearest_key(tmp_path: Path) -
     )
     assert done.returncode == 2
     assert "settle_s" in done.stderr.decode()
+
+
+def test_more_handles_than_the_limit_are_dropped_and_that_is_reported() -> None:
+    with Box(max_devices=10) as box, Client(box.broker.port) as client:
+        for number in range(25):
+            client.publish(f"{FB}/n{number}/sts", json.dumps(GOOD))
+        wait_until(lambda: "too-many-devices" in box.log, timeout_s=30, what="a report")
+        assert len(box.devices()) == 10

@@ -121,6 +121,8 @@ class Controller:
         if self._keeper.retry_at is not None and now_s >= self._keeper.retry_at:
             await self._keeper.open()
             self._state_changed()
+        if self._keeper.state is not None and now_s >= self._keeper.mark_due_at and not await self._keeper.commit([]):
+            self._state_changed()
         self._observer.on_time(now_s)
         if now_s >= self._next_audit_at:
             self._next_audit_at = now_s + AUDIT_INTERVAL_S
@@ -131,7 +133,7 @@ class Controller:
         decision = self.admission.decide(state, self._entitled(), grace=grace, now_s=now_s)
         given = [each.unit for each in decision.events if isinstance(each, SeatGiven)]
         newly = {unit for unit in given if unit not in state.seats}
-        has_news = bool(decision.events) or decision.grace != grace or now_s >= self._keeper.mark_due_at
+        has_news = bool(decision.events) or decision.grace != grace
         if has_news and not await self._keeper.commit(decision.events, decision.grace):
             self._state_changed()
             return

@@ -222,6 +222,8 @@ class Observer:
         if now_s >= self._absence_at:
             self._absence_at = _NEVER
             self.admission.find_absent(self._state())
+        if self.admission.facts.dropped:
+            self._note_drop("more devices than max_devices")
         if now_s >= self._report_at:
             self._report_drops(now_s)
 
