@@ -62,10 +62,15 @@ class Admission:
                 self.facts.hold(unit, now_s + self.settle_s)
 
     def find_absent(self, state: LedgerState | None) -> None:
-        """No `sts` came after the snapshot and the grace: such units keep their seats, but hear nothing."""
-        for unit in dict.fromkeys([*self.facts.units(), *(state.seats if state else ())]):
+        """No `sts` came after the snapshot and the grace: such units keep their seats, but hear nothing.
+
+        Those without a seat are forgotten. Without the durable state nobody is: it may come back with seats.
+        """
+        if state is None:
+            return
+        for unit in dict.fromkeys([*self.facts.units(), *state.seats]):
             if not self.facts.is_seen(unit):
-                self.facts.set_absent(unit)
+                (self.facts.set_absent if unit in state.seats else self.facts.drop)(unit)
                 self.mark(unit)
 
     def decide(self, state: LedgerState, entitled: Entitled, *, grace: Grace, now_s: float) -> Decision:

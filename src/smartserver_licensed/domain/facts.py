@@ -322,10 +322,12 @@ class Facts:
                 device.state = None
                 device.unprovisioned_since = device.asked_at = None
 
-    @property
-    def absent(self) -> frozenset[UnitId]:
-        """The absent units."""
-        return frozenset(self._absent)
+    def drop(self, unit: UnitId) -> None:
+        """Nothing is known of a unit that has no seat and was not seen: its handles make room for others."""
+        for device in self._members.pop(unit, ()):
+            del self._devices[device.id]
+            self._deleted.pop(device.id, None)
+        self._held.pop(unit, None)
 
     def forget(self, device: Device) -> None:
         """Drop a deleted handle that has heard its `false`."""

@@ -223,6 +223,21 @@ def test_a_unit_that_lost_its_seat_while_absent_and_does_not_run_is_an_ordinary_
     assert not world.state.evicted
 
 
+def test_a_unit_without_a_seat_that_is_not_seen_any_more_is_forgotten_and_makes_room() -> None:
+    world = World(capacity=1)
+    world.create("modbus/1", provision=True)
+    world.batch()
+    assert world.totals.waiting == 1
+    world.facts.begin_snapshot()
+    world.admission.find_absent(world.state)
+    world.batch()
+    assert world.totals.waiting == 0
+    assert not list(world.facts.devices())
+    world.create("modbus/1")
+    world.batch()
+    assert world.totals.waiting == 1
+
+
 def test_units_that_run_in_the_first_snapshot_of_a_new_ledger_are_adopted_beyond_the_capacity() -> None:
     world = World(capacity=2, is_adopting=True)
     for name in names(3):
