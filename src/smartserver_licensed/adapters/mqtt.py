@@ -252,6 +252,7 @@ class _Session:
 
     def open(self, connection: socket.socket, host: str, port: int) -> None:
         """Start MQTT on a connected socket."""
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or Nagle holds an answer for an ACK: 40 ms
         self._connection = self.client.made = connection
         self.client.connect(host, port, self._keepalive_s)
 
