@@ -138,7 +138,9 @@ class Place:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
-            raise LedgerBusyError(f"cannot use the ledger {path}: another process holds it") from error
+            if isinstance(error, BlockingIOError):
+                raise LedgerBusyError(f"cannot use the ledger {path}: another process holds it") from error
+            raise StorageError(f"cannot lock the ledger {path}: {error.strerror}") from error
 
     def areas(self) -> tuple[FileArea, FileArea]:
         """The two areas, opened."""

@@ -70,6 +70,8 @@ class Ledger:
         found = [first for first in firsts if first is not None]
         if not found:
             raise _no_snapshot(buffers)
+        if len({first.body[:SECRET_BYTES] for first in found}) > 1:
+            raise LedgerCorruptError("cannot read the ledger: its two logs are of two different ledgers")
         start = max(found, key=lambda record: record.seq)
         self._secret = start.body[:SECRET_BYTES]
         pools = [_events(buffer, first, self._secret) for buffer, first in zip(buffers, firsts, strict=True)]
@@ -78,10 +80,8 @@ class Ledger:
         self.recovered = Recovered(start.body[SECRET_BYTES:], tuple(each.body for each in events), self._repairs())
 
     def _follow(self, start: Record, pools: list[list[Record]]) -> list[Record]:
-        self.seq, self.head = (
-            start.seq,
-            start.prev,
-        )  # a snapshot does not move the chain: it holds the head it was made at
+        # A snapshot does not move the chain: it holds the head it was made at.
+        self.seq, self.head = start.seq, start.prev
         by_seq: dict[int, list[Record]] = {}
         for record in (*pools[0], *pools[1]):
             by_seq.setdefault(record.seq, []).append(record)
@@ -96,8 +96,8 @@ class Ledger:
         return events
 
     def _how_far(self, first: Record | None, pool: list[Record]) -> int:
-        """The seq up to which a log is complete by itself; -1 without a snapshot of this ledger."""
-        if first is None or first.body[:SECRET_BYTES] != self._secret:
+        """The seq up to which a log is complete by itself; -1 without a whole snapshot."""
+        if first is None:
             return -1
         reach, head = first.seq, first.prev
         known = {record.seq: record for record in pool}
