@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from support.box import BIN, Box, wait_until
+from support.box import BIN, INSTALL_CODE, Box, wait_until
+from support.broker import Client
 
 pytestmark = [pytest.mark.needs("mosquitto", "dbus-daemon"), pytest.mark.timeout(120)]
 
@@ -111,6 +112,25 @@ def test_the_broker_may_be_away_at_the_start_and_the_status_says_so(tmp_path: Pa
         wait_until(lambda: box.status()["broker_connected"], timeout_s=50, what="the broker is found (promise: 5 s)")
         daemon.terminate()
         daemon.wait(10)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_while_the_broker_is_away_it_idles_though_devices_wait_to_hear_something_again() -> None:
+    with Box(capacity=2) as box, Client(box.broker.port) as client:
+        for number in range(5):
+            client.publish(f"glp/0/{INSTALL_CODE}/fb/dev/modbus/{number}/sts", '{"state":"unlicensed"}', retain=True)
+        wait_until(lambda: box.status()["waiting"] == 4, timeout_s=20, what="devices that wait")
+        box.broker.kill()
+        wait_until(lambda: not box.status()["broker_connected"], timeout_s=20, what="the loss is noticed")
+        time.sleep(2)  # the pauses of what was said are over
+        before = cpu_seconds(box.pid)
+        time.sleep(3)
+        assert cpu_seconds(box.pid) - before < 1.0
 
 
 CANNOT_START = [

@@ -237,7 +237,7 @@ class Controller:
             self._keeper.retry_at,
             self._observer.next_due_at(),
             self._next_audit_at,
-            self._speaker.next_due_at(),
+            self._speaker.next_due_at() if self._observer.is_current else None,  # nobody is spoken to before
         ]
         if self._keeper.state is not None and self._observer.is_current:
             now = self._keeper.now()
