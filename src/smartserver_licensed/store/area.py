@@ -145,9 +145,9 @@ class Place:
     def areas(self) -> tuple[FileArea, FileArea]:
         """The two areas, opened."""
         first, second = self._places()
-        a = FileArea(*first[:1], offset=first[1])
+        a = FileArea(first[0], offset=first[1])
         try:
-            return a, FileArea(*second[:1], offset=second[1])
+            return a, FileArea(second[0], offset=second[1])
         except StorageError:
             a.close()
             raise
@@ -163,43 +163,46 @@ class Place:
         return os.lseek(self._lock, 0, os.SEEK_END)
 
     def make_room(self) -> None:
-        """Prepare a path that holds nothing for a new ledger. Raises LedgerOccupiedError where it holds something."""
-        if self.path.is_dir():
-            others = sorted(each.name for each in self.path.iterdir() if each.name not in FILES)
-            if others:
-                raise LedgerOccupiedError(f"cannot make a ledger in {self.path}: it holds {others[0]!r}")
-            for name in FILES:
-                self._make_file(self.path / name)
-            os.fsync(self._lock)
-        for area in self.areas():
-            is_empty = not any(area.read())
-            area.close()
-            if not is_empty:
-                raise LedgerOccupiedError(f"cannot make a ledger on {self.path}: it holds something else than zeros")
-        if not self.path.is_dir() and not self._is_rest_empty():
-            raise LedgerOccupiedError(f"cannot make a ledger on {self.path}: it holds something else than zeros")
+        """Prepare a path that holds nothing for a new ledger.
 
-    def _make_file(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR)
+        Raises LedgerOccupiedError where it holds something; then nothing was touched.
+        """
         try:
-            os.posix_fallocate(fd, 0, AREA_BYTES)
-            os.fsync(fd)
+            held = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]
+            for each in held:
+                if (self.path.is_dir() and each.name not in FILES) or not _is_zeros(each):
+                    raise LedgerOccupiedError(
+                        f"cannot make a ledger at {self.path}: {each.name!r} holds something else than zeros"
+                    )
+            if self.path.is_dir():
+                for name in FILES:
+                    _make_file(self.path / name)
+                os.fsync(self._lock)
         except OSError as error:
-            raise WriteFailedError(f"cannot make {path}: {error.strerror}") from error
-        finally:
-            os.close(fd)
-
-    def _is_rest_empty(self) -> bool:
-        offset = 2 * AREA_BYTES
-        while data := os.pread(self._lock, 1 << 20, offset):
-            if any(data):
-                return False
-            offset += len(data)
-        return True
+            raise WriteFailedError(f"cannot make a ledger at {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
         """Let others use it."""
         os.close(self._lock)
+
+
+def _is_zeros(path: Path) -> bool:
+    if not (path.is_file() or path.is_block_device()):
+        return False
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            if any(data):
+                return False
+    return True
+
+
+def _make_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR)
+    try:
+        os.posix_fallocate(fd, 0, AREA_BYTES)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _open_error(path: Path, error: OSError) -> StorageError:

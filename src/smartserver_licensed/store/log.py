@@ -9,13 +9,18 @@ Rules (STATE.md):
 - a failed write or sync is final: this object is dead, the caller opens anew.
 
 Stale records behind the end do no harm: a record with a higher seq than the head was either adopted by a recovery
-(then the head is at least its seq) or never whole. What this module does not do: it knows nothing of what bodies mean.
+(then the head is at least its seq) or never whole, so the seq of a torn record may be used again. Should a later torn
+write at its place make it whole after all, it lies behind every acknowledged record, and the first one counts. A log
+that cannot be *read* is an error, not an empty log: its twin would go on alone, and it might be believed later.
+
+What this module does not do: it knows nothing of what bodies mean.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +42,16 @@ from .record import (
     Kind,
     Record,
     claimed_format,
+    first_snapshot_bytes,
     frame,
     newer,
+    next_head,
     read,
+    size_on_disk,
 )
 
 MAX_SNAPSHOT_BYTES = 1 << 20
+_SECTOR_BYTES = 512  # what a disk writes as a whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,8 @@ class Ledger:
         """One commit behind is what a power cut leaves; anything more is damage."""
         return tuple(
             f"log {name} was whole up to record {reach} of {self.seq}"
+            if reach >= 0
+            else f"log {name} had no whole snapshot"
             for name, reach in zip("ab", self._reach, strict=True)
             if reach < self.seq - 1
         )
@@ -127,16 +138,10 @@ class Ledger:
 
         Raises WriteFailedError: then nothing is true of the event, and this object is dead.
         """
-        if not self._is_settled:
-            raise StorageError("cannot write to the ledger: it is not settled")
+        self._check_settled()
         record = frame(Kind.EVENT, self.seq + 1, self.head, body, secret=self._secret)
-        for place, area in enumerate(self._areas):
-            if self._ends[place] + len(record) > area.size_bytes:
-                self._rewrite(place, snapshot())
-                if self._ends[place] + len(record) > area.size_bytes:
-                    raise SnapshotTooLargeError(
-                        f"cannot write {len(body)} bytes to the ledger: no room beside the state"
-                    )
+        if any(end + len(record) > area.size_bytes for end, area in zip(self._ends, self._areas, strict=True)):
+            self._make_room(snapshot(), len(record))
         with self._fail_stop():
             for place, area in enumerate(self._areas):
                 area.write(self._ends[place], record)
@@ -144,20 +149,29 @@ class Ledger:
                 area.sync()
         self.bytes_written += 2 * len(record)
         self._ends = [end + len(record) for end in self._ends]
-        written = read(memoryview(record), 0, secret=self._secret)
-        assert written is not None  # noqa: S101 - framed just above
-        self.seq, self.head = written.seq, written.head
+        self.head = next_head(self.head, self.seq + 1, body)
+        self.seq += 1
 
     def rewrite(self, snapshot: bytes) -> None:
         """Rewrite both logs, one after the other, so that no earlier copy is left."""
+        self._check_settled()
         for place in (0, 1):
             self._rewrite(place, snapshot)
 
-    def _rewrite(self, place: int, snapshot: bytes) -> None:
-        if len(snapshot) > MAX_SNAPSHOT_BYTES:
+    def _check_settled(self) -> None:
+        if not self._is_settled:
+            raise StorageError("cannot write to the ledger: it is not settled")
+
+    def _make_room(self, snapshot: bytes, record_bytes: int) -> None:
+        room = min(area.size_bytes for area in self._areas) - size_on_disk(SECRET_BYTES + len(snapshot))
+        if record_bytes > room:
             raise SnapshotTooLargeError(
-                f"cannot keep the state: {len(snapshot)} bytes, the limit is {MAX_SNAPSHOT_BYTES} bytes"
+                f"cannot write {record_bytes} bytes to the ledger: there is room for {room} beside the state"
             )
+        self.rewrite(snapshot)
+
+    def _rewrite(self, place: int, snapshot: bytes) -> None:
+        _check_size(snapshot)
         record = frame(Kind.SNAPSHOT, self.seq, self.head, self._secret + snapshot, secret=self._secret)
         with self._fail_stop():
             self._areas[place].write(0, record)
@@ -165,10 +179,14 @@ class Ledger:
         self.bytes_written += len(record)
         self._ends[place] = len(record)
 
-    def _fail_stop(self) -> _FailStop:
+    @contextlib.contextmanager
+    def _fail_stop(self) -> Iterator[None]:
+        """Whatever goes wrong inside ends the ledger."""
         if self.is_dead:
             raise WriteFailedError("cannot write to the ledger: an earlier write or sync failed, which is final")
-        return _FailStop(self)
+        self.is_dead = True
+        yield
+        self.is_dead = False
 
     def close(self) -> None:
         """Close both areas."""
@@ -176,47 +194,75 @@ class Ledger:
             area.close()
 
 
-class _FailStop:
-    """Whatever goes wrong inside ends the ledger."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._ledger.is_dead = self._ledger.is_dead or kind is not None
-
-
 def create(path: Path, snapshot: bytes) -> bool:
-    """Make a ledger; False where one is there already, which is left alone. Raises LedgerOccupiedError."""
+    """Make a ledger; False where one is there already, which is left alone.
+
+    What a power cut left of an earlier call is taken up. Raises LedgerOccupiedError where something else is, and what
+    opening raises (LedgerCorruptError, LedgerNewerError) where a ledger is that cannot be read: nothing is touched.
+    """
+    _check_size(snapshot)
     place = Place(path)
     try:
-        if _has_ledger(place):
+        is_there, is_begun = _look(place)
+        if is_there:
             return False
-        place.make_room()
-        secret = os.urandom(SECRET_BYTES)
-        record = frame(Kind.SNAPSHOT, 0, FIRST_HEAD, secret + snapshot, secret=secret)
-        for area in place.areas():
-            area.write(0, record)
-            area.sync()
-            area.close()
+        if not is_begun:
+            place.make_room()
+        with _opened(place) as areas:
+            write_first(areas, snapshot)
         return True
     finally:
         place.close()
 
 
-def _has_ledger(place: Place) -> bool:
+def write_first(areas: Sequence[Area], snapshot: bytes) -> None:
+    """Write the first snapshot of a new ledger to its two empty areas.
+
+    The first sector goes ahead: by it a creation that was cut is known (`_is_begun`) from something else's bytes.
+    """
+    secret = os.urandom(SECRET_BYTES)
+    record = frame(Kind.SNAPSHOT, 0, FIRST_HEAD, secret + snapshot, secret=secret)
+    areas[0].write(0, record[:_SECTOR_BYTES])
+    areas[0].sync()
+    for area in areas:
+        area.write(0, record)
+        area.sync()
+
+
+@contextlib.contextmanager
+def _opened(place: Place) -> Iterator[Sequence[Area]]:
+    areas = place.areas()
     try:
-        areas = place.areas()
-    except LedgerMissingError:
-        return False
-    try:
-        return any(bytes(area.read()[: len(MAGIC)]) == MAGIC for area in areas)
+        yield areas
     finally:
         for area in areas:
             area.close()
+
+
+def _look(place: Place) -> tuple[bool, bool]:
+    """Whether a ledger is there, and whether one was begun."""
+    try:
+        with _opened(place) as areas:
+            try:
+                Ledger(areas)
+            except LedgerMissingError:
+                return False, _is_begun([area.read() for area in areas])
+            return True, True
+    except LedgerMissingError:  # a directory without the files
+        return False, False
+
+
+def _check_size(snapshot: bytes) -> None:
+    if len(snapshot) > MAX_SNAPSHOT_BYTES:
+        raise SnapshotTooLargeError(
+            f"cannot keep the state: {len(snapshot)} bytes, the limit is {MAX_SNAPSHOT_BYTES} bytes"
+        )
+
+
+def _is_begun(buffers: Sequence[memoryview]) -> bool:
+    """Whether a creation was cut: a first snapshot that is not whole, and nothing else in either log."""
+    size = first_snapshot_bytes(buffers[0])
+    return size > 0 and not any(buffers[0][size:]) and not any(buffers[1])
 
 
 def _events(buffer: memoryview, first: Record | None, secret: bytes) -> list[Record]:
@@ -242,6 +288,8 @@ def _no_snapshot(buffers: list[memoryview]) -> StorageError:
     claimed = max((claimed_format(buffer, 0) for buffer in buffers if len(buffer) >= SLOT_BYTES), default=0)
     if claimed > FORMAT:
         return newer(claimed)
+    if _is_begun(buffers):
+        return LedgerMissingError("cannot read the ledger: making it was interrupted; make it again")
     if has_trace:
         return LedgerCorruptError("cannot read the ledger: neither log begins with a whole snapshot")
     return LedgerMissingError("cannot read the ledger: there is none")

@@ -100,6 +100,15 @@ def claimed_format(buffer: memoryview, offset: int) -> int:
     return buffer[offset + len(MAGIC)] if bytes(buffer[offset : offset + len(MAGIC)]) == MAGIC else 0
 
 
+def first_snapshot_bytes(buffer: memoryview) -> int:
+    """Bytes that the very first snapshot of a ledger fills, as its header says, whole or not; 0 where there is none."""
+    if len(buffer) < SLOT_BYTES:
+        return 0
+    magic, version, kind, seq, length, prev = _HEADER.unpack_from(buffer)
+    is_first = (magic, version, kind, seq, prev) == (MAGIC, FORMAT, Kind.SNAPSHOT, 0, FIRST_HEAD)
+    return size_on_disk(length) if is_first else 0
+
+
 def newer(version: int) -> LedgerNewerError:
     """The error for a format that this version cannot read."""
     return LedgerNewerError(f"cannot read the ledger: it has format {version}, this version reads up to {FORMAT}")

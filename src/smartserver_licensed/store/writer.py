@@ -1,6 +1,7 @@
 """The ledger for an asyncio program: one thread does all the I/O, the loop never blocks.
 
-Rules: calls are done one after the other in the order in which they were made; `close` waits for the one under way.
+Rules: calls are done one after the other in the order in which they were made; `close` waits for the one under way,
+with a limit: a disk that hangs keeps nobody waiting.
 
 What this module does not do: it decides nothing about pauses and retries (`controller.keeper`).
 """
@@ -8,6 +9,7 @@ What this module does not do: it decides nothing about pauses and retries (`cont
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,10 +50,11 @@ class LedgerWriter:
         """Rewrite both logs."""
         await self._do(lambda: self._opened().rewrite(snapshot))
 
-    async def close(self) -> None:
-        """Close the ledger and end the thread."""
-        await self._do(self._close)
-        self._thread.shutdown(wait=False)
+    async def close(self, *, limit_s: float = 10.0) -> None:
+        """Close the ledger and end the thread; what still hangs after `limit_s` is left to the end of the process."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._do(self._close), limit_s)
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _do(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -60,10 +63,8 @@ class LedgerWriter:
         try:
             return self._recover()
         except LedgerMissingError:
-            if (
-                self._create_with is None or not self._path.is_dir()
-            ):  # never on a block device or image: it is `missing`
-                raise
+            if self._create_with is None or not self._path.is_dir():
+                raise  # never made on a block device or image: there it is `missing`
         create(self._path, self._create_with)
         return self._recover()
 
