@@ -181,8 +181,6 @@ async def _connected(host: str, port: int) -> socket.socket:
         with contextlib.ExitStack() as undo:
             connection = undo.enter_context(socket.socket(family, kind))
             connection.setblocking(False)
-            # Acknowledgments are small: Nagle's rule would hold each back for the peer's 40 ms of delay (measured).
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 await loop.sock_connect(connection, address)
             except OSError as error:
@@ -197,6 +195,12 @@ class _Client(paho.Client):
     """paho with a connection that was made elsewhere, and with reading that ends; relies on paho 2's private names."""
 
     made: socket.socket
+    trouble = ""  # the last error that paho would log: above all the socket's, which `on_disconnect` is not told
+
+    def _easy_log(self, level: LogLevel, fmt: str, *args: object) -> None:
+        """Errors only, and not by `on_log`: for that each packet would be described in a text (10 % of the time)."""
+        if level == LogLevel.MQTT_LOG_ERR:
+            self.trouble = fmt % args
 
     def _create_socket_connection(self) -> socket.socket:
         """Not paho's own, which blocks until the host answers."""
@@ -226,7 +230,6 @@ class _Session:
         self._ended: asyncio.Future[str] = self._loop.create_future()  # the reason
         self._connection: socket.socket | None = None
         self._accepted_at: float | None = None
-        self._trouble = ""
         self.backlog = 0  # published, and not acknowledged, or at QoS 0 not written
         client = self.client = _Client(CallbackAPIVersion.VERSION2, client_id=CLIENT_ID, clean_session=True)
         client.max_inflight_messages_set(_IN_FLIGHT)
@@ -238,7 +241,6 @@ class _Session:
         client.on_socket_close = lambda _client, _data, sock: self._forget(sock)
         client.on_socket_register_write = lambda _client, _data, sock: self._loop.add_writer(sock, client.loop_write)
         client.on_socket_unregister_write = self._on_written
-        client.on_log = self._on_log
 
     @property
     def is_open(self) -> bool:
@@ -252,7 +254,6 @@ class _Session:
 
     def open(self, connection: socket.socket, host: str, port: int) -> None:
         """Start MQTT on a connected socket."""
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or Nagle holds an answer for an ACK: 40 ms
         self._connection = self.client.made = connection
         self.client.connect(host, port, self._keepalive_s)
 
@@ -304,11 +305,7 @@ class _Session:
             self._bus.put(Connected())
 
     def _on_disconnect(self, _client: object, _data: object, _flags: object, code: object, _props: object) -> None:
-        self.end(f"the connection was lost: {self._trouble or code}")
-
-    def _on_log(self, _client: object, _data: object, level: int, text: str) -> None:
-        if level == LogLevel.MQTT_LOG_ERR:  # above all the error of the socket, which `on_disconnect` is not told
-            self._trouble = text
+        self.end(f"the connection was lost: {self.client.trouble or code}")
 
     def _on_publish(self, _client: object, _data: object, _mid: object, _code: object, _props: object) -> None:
         self.backlog = max(0, self.backlog - 1)
