@@ -320,17 +320,6 @@ async def test_the_backlog_is_empty_once_all_is_acknowledged_whatever_the_qos(br
         assert bus.is_connected
 
 
-async def test_acknowledgments_are_not_held_back_by_nagle(broker: Broker) -> None:
-    async with running(MqttBus(host="127.0.0.1", port=broker.port)) as bus:
-        await subscribe(bus, "t/x", 1)
-        before = time.monotonic()
-        for _ in range(40):  # with Nagle's rule each round takes 40 ms or more, 1.6 s in all
-            for _ in range(64):
-                bus.publish("t/x", b"")
-            await take_until(bus, 64)
-        assert time.monotonic() - before < 1.2
-
-
 async def test_a_broker_that_acknowledges_nothing_is_given_up_over_the_backlog_limit(broker: Broker) -> None:
     async with running(MqttBus(host="127.0.0.1", port=broker.port, backlog_limit=50)) as bus:
         await take_until(bus, Connected)
