@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import importlib.resources
+import json
 import logging
 import os
 import signal
@@ -30,6 +31,8 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 ERROR = f"{INTERFACE}.Error."
 CONTRACT = (importlib.resources.files("smartserver_licensed") / f"{INTERFACE}.xml").read_text("utf-8")
 POLICY = Path(__file__).parents[2] / "etc" / f"{INTERFACE}.conf"
+CMS_CLIENT = Path(__file__).parents[2] / "docs/examples/cms_client.py"
+needs_pydbus = pytest.mark.needs("/usr/lib/python3/dist-packages/pydbus")
 
 
 class Client:
@@ -129,6 +132,26 @@ async def test_busctl_sees_the_contract_and_finds_the_object(service: DbusServic
     assert PATH in tree.split()
 
 
+@pytest.mark.needs("busctl")
+async def test_busctl_introspect_shows_the_members_types_and_flags_of_the_contract(
+    service: DbusService, bus: PrivateBus
+) -> None:
+    code, table = await run("busctl", f"--address={bus.address}", "introspect", NAME, PATH, INTERFACE, bus=bus)
+    assert code == 0
+    shown = {
+        (name, kind, signature, "" if kind == "property" else result, flags)
+        for name, kind, signature, result, flags in (line.split() for line in table.splitlines()[1:])
+    }
+    contract = intr.Node.parse(CONTRACT).interfaces[0]
+    methods = {
+        (f".{each.name}", "method", each.in_signature or "-", each.out_signature or "-", "-")
+        for each in contract.methods
+    }
+    readable = {(f".{each.name}", "property", each.signature, "", "emits-change") for each in contract.properties}
+    signals = {(f".{each.name}", "signal", each.signature or "-", "-", "-") for each in contract.signals}
+    assert shown == methods | readable | signals
+
+
 @pytest.mark.needs("gdbus")
 async def test_gdbus_sees_every_member_of_the_contract(service: DbusService, bus: PrivateBus) -> None:
     code, text = await run("gdbus", "introspect", "--address", bus.address, "-d", NAME, "-o", PATH, bus=bus)
@@ -143,6 +166,7 @@ async def test_every_method_of_the_contract_is_answered_in_its_own_type(service:
     arguments: dict[str, list[object]] = {
         "ListDevices": [{}],
         "Explain": ["lon/d00001"],
+        "Plan": [5],
         "VerifyDocument": [b"{}"],
         "InstallDocument": [b"{}"],
         "Get": [INTERFACE, "State"],
@@ -462,59 +486,118 @@ async def test_under_the_shipped_policy_only_the_daemons_user_owns_the_name(answ
 
 # -- pydbus: what CMS code in Python uses ----------------------------------------------------------------------------
 
-_PYDBUS_CLIENT = """
-import pydbus
-from gi.repository import GLib
-service = pydbus.SystemBus().get("com.enocean.SmartServer.License1")
-print(service.State, service.TotalCapacity, service.UsedCapacity, service.BrokerConnected)
-print(service.ListLicenses()[0]["license_id"], service.ListLicenses()[0]["note"])
-print(len(service.ListDevices({"waiting": GLib.Variant("b", True)})))
-print(service.Explain("lon/d00002")["documents"])
-print(service.InstallDocument(b"{}")["seq"])
-try:
-    service.Explain("bac/1")
-except GLib.Error as error:
-    print("DeviceUnknown" in error.message)
-loop = GLib.MainLoop()
-seen = []
-def note(*what):
-    seen.append(what)
-    if len(seen) == 2:
-        loop.quit()
-service.AdmissionRejected.connect(note)
-service.PropertiesChanged.connect(note)
-print("following", flush=True)
-GLib.timeout_add_seconds(20, loop.quit)
-loop.run()
-for each in seen:
-    print(each)
-"""
+
+class Cms:
+    """Runs the example as a CMS would: with the system's Python and Debian's pydbus."""
+
+    def __init__(self, address: str) -> None:
+        self._command = ("/usr/bin/python3", str(CMS_CLIENT), "--bus", address)
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *self._command, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+
+    async def ask(self, *arguments: str) -> list[object]:
+        """What it says, where all went well: a JSON value a line."""
+        status, values, complaint = await self.run(*arguments)
+        assert (status, complaint) == (0, "")
+        return values
+
+    async def run(self, *arguments: str) -> tuple[int | None, list[object], str]:
+        process = await self.start(*arguments)
+        output, complaint = await asyncio.wait_for(process.communicate(), 30)
+        return process.returncode, [json.loads(line) for line in output.splitlines()], complaint.decode().strip()
 
 
-@pytest.mark.needs("/usr/lib/python3/dist-packages/pydbus")
-async def test_a_pydbus_client_reads_lists_installs_and_follows_signals(service: DbusService, bus: PrivateBus) -> None:
-    process = await asyncio.create_subprocess_exec(
-        "/usr/bin/python3", "-c", _PYDBUS_CLIENT, env=on_bus(bus.address), stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    lines = [(await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip() for _ in range(7)]
-    assert lines == [
-        "licensed 200 37 True",
-        "L-1 Grüße aus Halle 4",
-        "1",
-        "['L-1: 200-device capacity, Active']",
-        "7",
-        "True",
-        "following",
-    ]
-    await asyncio.sleep(0.5)  # until the main loop runs and its match rules are there
+@pytest.fixture
+def cms(bus: PrivateBus) -> Cms:
+    return Cms(bus.address)
+
+
+@needs_pydbus
+async def test_a_cms_reads_all_properties(service: DbusService, cms: Cms) -> None:
+    assert await cms.ask("status") == [{name: value for name, (_, value) in properties(STATUS).items()}]
+
+
+@needs_pydbus
+async def test_a_cms_lists_licenses_in_their_own_types(service: DbusService, cms: Cms, answers: LicenseAnswers) -> None:
+    assert await cms.ask("licenses") == answers.list_licenses()
+
+
+@needs_pydbus
+async def test_a_cms_lists_devices_page_by_page(service: DbusService, cms: Cms, answers: LicenseAnswers) -> None:
+    for count in (0, 1, 500, 1_203):  # none, less than a page, just a page, more than two
+        answers.devices = count
+        assert await cms.ask("devices") == answers.list_devices(waiting_only=False, after="", limit=2_000)
+    assert await cms.ask("devices", "--waiting") == answers.list_devices(waiting_only=True, after="", limit=2_000)
+
+
+@needs_pydbus
+async def test_a_cms_learns_why_a_device_is_licensed(service: DbusService, cms: Cms, answers: LicenseAnswers) -> None:
+    assert await cms.ask("explain", "lon/d00002") == [answers.explain("lon/d00002")]
+
+
+@needs_pydbus
+async def test_a_cms_installs_a_document_byte_by_byte_the_same(
+    service: DbusService, cms: Cms, answers: LicenseAnswers, tmp_path: Path
+) -> None:
+    document = tmp_path / "grant.json"
+    document.write_bytes(b'{"\x00\xff')
+    assert await cms.ask("install", str(document)) == [{"seq": 7, "kind": "grant", "size": 4}]
+    assert answers.installed == [document.read_bytes()]
+
+
+@needs_pydbus
+async def test_a_cms_sees_the_code_and_the_sentence_of_an_error(service: DbusService, cms: Cms) -> None:
+    status, values, complaint = await cms.run("explain", "bac/1")
+    assert (status, values) == (4, [])
+    assert complaint == "DeviceUnknown: cannot explain 'bac/1': no device of that name is known"
+
+
+@needs_pydbus
+async def test_a_cms_sees_that_the_daemon_is_not_there(cms: Cms) -> None:
+    status, values, complaint = await cms.run("status")
+    assert (status, values) == (3, [])
+    assert complaint.startswith("the licensing daemon is not there")
+
+
+@needs_pydbus
+async def test_a_cms_follows_every_signal_and_a_restart(
+    service: DbusService, bus: PrivateBus, cms: Cms, answers: LicenseAnswers
+) -> None:
+    process = await cms.start("watch", "--seconds", "30")
+
+    async def hear() -> dict[str, object]:
+        assert process.stdout is not None
+        value = json.loads(await asyncio.wait_for(process.stdout.readline(), 20))
+        assert isinstance(value, dict)
+        return value
+
+    assert (await hear())["status"] == {name: value for name, (_, value) in properties(STATUS).items()}
     service.rejected("lon/d9", "capacity-exceeded", {"used": 5})
-    service.publish(dataclasses.replace(STATUS, state=State.FULL))
-    output, _ = await asyncio.wait_for(process.communicate(), 30)
-    assert output.decode().splitlines() == [
-        "('lon/d9', 'capacity-exceeded', {'used': 5})",
-        "('com.enocean.SmartServer.License1', {'State': 'full'}, [])",
+    service.license_changed({"seq": 8})
+    service.tampered("glp/0/17qtest/fb/lic", {"shown": "x"})
+    answers.current = dataclasses.replace(STATUS, state=State.FULL)
+    service.publish(answers.current)
+    heard = [await hear() for _ in range(4)]
+    assert heard == [
+        {"signal": "AdmissionRejected", "values": ["lon/d9", "capacity-exceeded", {"used": 5}]},
+        {"signal": "LicenseChanged", "values": [{"seq": 8}]},
+        {"signal": "TamperDetected", "values": ["glp/0/17qtest/fb/lic", {"shown": "x"}]},
+        {"signal": "PropertiesChanged", "values": {"State": "full"}},
     ]
+    contract = {each.name for each in intr.Node.parse(CONTRACT).interfaces[0].signals}
+    assert {each["signal"] for each in heard} == contract | {"PropertiesChanged"}
+
+    await service.stop()
+    assert await hear() == {"status": None}
+    again = DbusService(address=bus.address)
+    await again.start(answers)
+    assert (await hear())["status"] == {name: value for name, (_, value) in properties(answers.current).items()}
+    await again.stop()
+    process.terminate()
+    await process.communicate()
 
 
 def test_the_published_properties_are_those_of_the_contract() -> None:

@@ -39,16 +39,28 @@ def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) ->
 class Box:
     """One SmartServer. A context manager; `start` starts the daemon and returns when it is READY to serve."""
 
-    def __init__(self, *, capacity: int | None = None, sid: str | None = INSTALL_CODE, **policy: float) -> None:
-        """`capacity` installs a license of so many devices at the start; `policy` goes to the configuration."""
+    def __init__(
+        self,
+        *,
+        capacity: int | None = None,
+        sid: str | None = INSTALL_CODE,
+        broker: Broker | None = None,
+        mqtt: str = "",
+        **policy: float,
+    ) -> None:
+        """`capacity` installs a license of so many devices at the start; `policy` goes to the configuration.
+
+        A `broker` of the test's own takes the place of one that lets everybody in; `mqtt`: more lines of its section.
+        """
         self.directory = Path(tempfile.mkdtemp(prefix="box-"))
         self.state = self.directory / "state"
         self.state.mkdir()
-        self.broker = Broker()
+        self.broker = broker or Broker()
         self.directory.chmod(0o755)  # other users may reach the bus, unlike the state
         self.bus = PrivateBus(self.directory)
         self._capacity = capacity
         self._sid = sid
+        self._mqtt = mqtt
         self._policy = policy
         self._daemon: subprocess.Popen[bytes] | None = None
 
@@ -79,7 +91,7 @@ class Box:
         environment.write_text(f"APOLLO_INSTALL_CODE={INSTALL_CODE}\n")
         policy = "\n".join(f"{key} = {value}" for key, value in self._policy.items())
         self.config.write_text(
-            f"[mqtt]\nport = {self.broker.port}\n"
+            f"[mqtt]\nport = {self.broker.port}\n{self._mqtt}\n"
             f'[state]\npath = "{self.state}"\n'
             f'[bus]\naddress = "{self.bus.address}"\n'
             f'[trust]\nroot = "{self.directory}/root.json"\n[identity]\nenvironment_file = "{environment}"\n'

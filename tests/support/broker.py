@@ -4,7 +4,8 @@ Rules:
 - everything the configuration does not name is mosquitto's default: above all its queue limits, which lose messages
   just as they do on the SmartServer;
 - without persistence (the default) every start is a start with an empty broker;
-- the port stays the same over stop, kill and start.
+- the port stays the same over stop, kill and start;
+- everybody may do everything, unless the test brings the lines that say who may do what.
 
 What this module does not do: it knows nothing of topics or payloads.
 """
@@ -43,11 +44,12 @@ def free_port() -> int:
 class Broker:
     """A mosquitto process on 127.0.0.1. A context manager starts it and removes every trace of it."""
 
-    def __init__(self, *, is_persistent: bool = False) -> None:
+    def __init__(self, *, is_persistent: bool = False, access: str = "allow_anonymous true") -> None:
+        """`access`: the lines of the configuration that say who may do what."""
         self.port = free_port()
         self._directory = Path(tempfile.mkdtemp(prefix="broker-"))
         self._process: subprocess.Popen[bytes] | None = None
-        lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", f"user {getpass.getuser()}"]
+        lines = [f"listener {self.port} 127.0.0.1", access, f"user {getpass.getuser()}"]
         if is_persistent:
             lines += ["persistence true", f"persistence_location {self._directory}/"]
         self._config = self._directory / "mosquitto.conf"
@@ -119,19 +121,25 @@ class Message:
 class Client:
     """A connected client; every call returns when the broker has acknowledged. Not for reconnecting."""
 
-    def __init__(self, port: int, *, client_id: str = "") -> None:
+    def __init__(self, port: int, *, client_id: str = "", credentials: tuple[str, str] | None = None) -> None:
+        """`credentials`: user and password. Raises ConnectionRefusedError where the broker does not let it in."""
         self._changed = threading.Condition()
         self._messages: list[Message] = []
         self._acknowledged: set[int] = set()
-        self._is_connected = False
+        self._connected: ReasonCode | None = None
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id)
         self._client.max_inflight_messages_set(100)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
+        if credentials is not None:
+            self._client.username_pw_set(*credentials)
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
-        self._wait(lambda: self._is_connected, 10, "cannot connect: no answer from the broker")
+        self._wait(lambda: self._connected is not None, 10, "cannot connect: no answer from the broker")
+        if self._connected is not None and self._connected.is_failure:
+            self.close()
+            raise ConnectionRefusedError(f"cannot connect: {self._connected}")
 
     def __enter__(self) -> Client:  # noqa: PYI034 - typing.Self is Python 3.11's
         return self
@@ -209,7 +217,7 @@ class Client:
 
     def _on_connect(self, _client: paho.Client, _data: object, _flags: object, code: ReasonCode, _p: object) -> None:
         with self._changed:
-            self._is_connected = not code.is_failure
+            self._connected = code
             self._changed.notify_all()
 
     def _on_subscribe(self, _client: paho.Client, _data: object, mid: int, _codes: object, _p: object) -> None:
