@@ -115,7 +115,12 @@ async def _serve(settings: config.Config, config_path: Path) -> int:
         clocks=clocks,
         announcer=audience,
         notifier=manager,
-        policy=Policy(settings.policy.settle_s, settings.policy.absence_grace_s, settings.policy.max_devices),
+        policy=Policy(
+            settings.policy.settle_s,
+            settings.policy.absence_grace_s,
+            settings.policy.max_devices,
+            is_reporting_only=settings.policy.enforcement == "report",
+        ),
         install_code=install_code,
         version=VERSION,
     )

@@ -164,6 +164,24 @@ class LicenseAnswers:
             "numbers": {"used": 37, "big": 2**40},
         }
 
+    def plan(self, count: int) -> dict[str, Plain]:
+        fits = min(count, 163)
+        return {
+            "count": count,
+            "fits": fits,
+            "missing": count - fits,
+            "reason": "capacity-exceeded" if count > fits else "",
+            "capacity": 200,
+            "used": 37,
+            "reserved": 2,
+            "free": 161,
+            "available": 163,
+            "waiting": 3,
+            "license_type": "capacity" if count > 158 else "",
+            "license_devices": count - fits,
+            "license_devices_for_all": max(0, count - 158),
+        }
+
     def verify_document(self, data: bytes) -> dict[str, Plain]:
         if data[:1] != b"{":
             raise EnvelopeError("cannot read the document: it is not a DSSE envelope")

@@ -36,6 +36,9 @@ class RecordingBroker:
             self.published.append((topic, payload, qos, retain))
         return self.is_connected
 
+    def flush(self) -> None:
+        pass
+
     def said(self) -> list[tuple[str, bool]]:
         """(handle, licensed) of each `lic`, in order; forgets them."""
         lics = [(topic.split("/")[6], json.loads(payload)["licensed"]) for topic, payload, _, _ in self.published]

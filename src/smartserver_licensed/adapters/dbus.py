@@ -94,6 +94,7 @@ class DbusService:
             (INTERFACE, "ListLicenses"): self._list_licenses,
             (INTERFACE, "ListDevices"): self._list_devices,
             (INTERFACE, "Explain"): self._explain,
+            (INTERFACE, "Plan"): self._plan,
             (INTERFACE, "VerifyDocument"): self._verify_document,
             (_PROPERTIES, "Get"): self._get,
             (_PROPERTIES, "Set"): self._set,
@@ -153,6 +154,10 @@ class DbusService:
     def license_changed(self, summary: Mapping[str, Plain]) -> None:
         """Emit LicenseChanged."""
         self._emit(INTERFACE, "LicenseChanged", "a{sv}", [_variants(typed_row(summary))])
+
+    def tampered(self, topic: str, details: Mapping[str, Plain]) -> None:
+        """Emit TamperDetected."""
+        self._emit(INTERFACE, "TamperDetected", "sa{sv}", [clean(topic), _variants(typed_row(details))])
 
     def _emit(self, interface: str, member: str, signature: str, body: Sequence[object]) -> None:
         if self._bus is not None:
@@ -268,6 +273,9 @@ class DbusService:
 
     def _explain(self, message: Message) -> list[object]:
         return [_variants(typed_row(self._service.explain(message.body[0])))]
+
+    def _plan(self, message: Message) -> list[object]:
+        return [_variants(typed_row(self._service.plan(message.body[0])))]
 
     def _verify_document(self, message: Message) -> list[object]:
         return [_variants(typed_row(self._service.verify_document(_document(message))))]

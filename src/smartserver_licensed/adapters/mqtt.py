@@ -3,9 +3,9 @@
 Rules (WIRE.md, ADR 0003):
 - MQTT 3.1.1, clean sessions, and a fresh paho client for each connection: nothing stale is sent after a reconnect;
 - callbacks do one thing only: they append to the queue. What happened comes out of `take`, in order of arrival;
-- bounded: a payload over 64 KiB, and what exceeds the queue, is dropped and counted; a `Dropped` event says
-  so in its place. More than `backlog_limit` messages without an acknowledgment end the connection: the snapshot
-  after the next one repairs what was not said;
+- bounded: a payload is cut one byte above 64 KiB, which is too long for whoever reads it; what exceeds the queue, in
+  messages or bytes, is dropped and counted, and a `Dropped` event says so in its place. More than `backlog_limit`
+  messages without an acknowledgment end the connection: the snapshot after the next one repairs what was not said;
 - reconnecting with growing pauses and jitter, for ever; a failure is an event, never an exception. Only a connection
   that lasted starts the pauses anew: two clients of one id throw each other out as fast as they come back;
 - no turn of the loop takes longer than some milliseconds, however much the broker has to say; no thread, but for
@@ -24,10 +24,11 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
 
 from smartserver_licensed.formats.connection import BrokerEvent, Connected, Disconnected, Dropped, Received
 
@@ -37,7 +38,9 @@ _ANSWER_LIMIT_S = 5.0  # for the TCP connection, and again for CONNACK
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.25, 30.0
 _STEADY_S = 10.0  # a connection that lasted so long was a good one
 _MISC_INTERVAL_S = 1.0  # with paho's own loop off, keepalive lives by this
-_IN_FLIGHT = 64
+_QUEUE_BYTES = 8 * 1024 * 1024  # payloads; four times the retained `sts` of 4,000 devices
+_IN_FLIGHT = 128
+_READ_BYTES = 64 * 1024
 _TURN_S = 0.005  # reading before other work of the loop has its turn
 
 
@@ -53,12 +56,15 @@ class MqttBus:
         password: str | None = None,
         keepalive_s: int = 30,
         queue_limit: int = 20_000,
+        queue_limit_bytes: int = _QUEUE_BYTES,
         backlog_limit: int = 20_000,
     ) -> None:
         self._host, self._port = host, port
         self._username, self._password = username, password
         self._keepalive_s = keepalive_s
         self._queue_limit = queue_limit
+        self._queue_limit_bytes = queue_limit_bytes
+        self._queued_bytes = 0
         self._backlog_limit = backlog_limit
         self._events: deque[BrokerEvent] = deque()
         self._waiting: asyncio.Future[None] | None = None
@@ -109,7 +115,9 @@ class MqttBus:
             self._waiting = asyncio.get_running_loop().create_future()
             # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the event.
             await asyncio.wait([self._waiting], timeout=timeout_s)
-        return [self._events.popleft() for _ in range(min(limit, len(self._events)))]
+        taken = [self._events.popleft() for _ in range(min(limit, len(self._events)))]
+        self._queued_bytes -= sum(len(each.payload) for each in taken if isinstance(each, Received))
+        return taken
 
     def take_drops(self) -> Mapping[str, int]:
         """What was dropped since the last call, by reason."""
@@ -129,12 +137,12 @@ class MqttBus:
         except UnicodeDecodeError:
             self._drop("topic-invalid", "a topic that is not UTF-8", is_incomplete=False)
             return
-        if len(message.payload) > MAX_PAYLOAD_BYTES:
-            self._drop("payload-too-large", f"{len(message.payload)} bytes on {topic[:200]!r}", is_incomplete=False)
-        elif len(self._events) < self._queue_limit:
-            self.put(Received(topic, bytes(message.payload), message.retain))
-        else:
-            self._drop("queue-full", f"more than {self._queue_limit} messages wait", is_incomplete=True)
+        payload = bytes(message.payload[: MAX_PAYLOAD_BYTES + 1])
+        if len(self._events) >= self._queue_limit or self._queued_bytes + len(payload) > self._queue_limit_bytes:
+            self._drop("queue-full", f"{len(self._events)} messages wait", is_incomplete=True)
+            return
+        self._queued_bytes += len(payload)
+        self.put(Received(topic, payload, message.retain))
 
     def _drop(self, why: str, text: str, *, is_incomplete: bool) -> None:
         """Count, and say so once for all that are dropped in a row; that facts are missing is always said."""
@@ -165,9 +173,13 @@ class MqttBus:
         if session.backlog >= self._backlog_limit:
             session.end(f"{session.backlog} messages are not acknowledged")
             return False
-        session.backlog += 1
-        session.client.publish(topic, payload, qos=qos, retain=retain)
+        session.publish(_Outgoing(topic, payload, qos, retain))
         return True
+
+    def flush(self) -> None:
+        """Write what was handed over now, as far as the socket takes it, and not in the loop's next turn."""
+        if self._session is not None and self._session.is_open:
+            self._session.client.loop_write()
 
 
 async def _connected(host: str, port: int) -> socket.socket:
@@ -181,6 +193,8 @@ async def _connected(host: str, port: int) -> socket.socket:
         with contextlib.ExitStack() as undo:
             connection = undo.enter_context(socket.socket(family, kind))
             connection.setblocking(False)
+            # Acknowledgments are small: Nagle's rule would hold each back for the peer's 40 ms of delay (measured).
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 await loop.sock_connect(connection, address)
             except OSError as error:
@@ -192,10 +206,41 @@ async def _connected(host: str, port: int) -> socket.socket:
 
 
 class _Client(paho.Client):
-    """paho with a connection that was made elsewhere, and with reading that ends; relies on paho 2's private names."""
+    """paho with a connection that was made elsewhere, and with fewer calls of the system; relies on paho 2's names.
+
+    Reading comes to an end, and takes 64 KiB at once: paho asks the socket for the first byte of a packet, for each of
+    its length, and for the rest. Packets that wait to be written are joined: paho sends each by itself.
+    """
 
     made: socket.socket
     trouble = ""  # the last error that paho would log: above all the socket's, which `on_disconnect` is not told
+    _arrived = memoryview(b"")
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether something was taken from the socket and not read yet."""
+        return bool(self._arrived)
+
+    @property
+    def in_flight(self) -> int:
+        """Messages of QoS 1 that are not acknowledged."""
+        return len(self._out_messages)
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if not self._arrived:
+            self._arrived = memoryview(super()._sock_recv(_READ_BYTES))
+        taken, self._arrived = self._arrived[:bufsize], self._arrived[bufsize:]
+        return taken.tobytes()
+
+    def _packet_queue(self, command: int, packet: Any, mid: int, qos: int, info: Any = None) -> MQTTErrorCode:  # noqa: ANN401 - paho's
+        last = self._out_packet[-1] if self._out_packet else None
+        if not (last and _is_plain(last["command"], last["qos"]) and _is_plain(command, qos)):
+            return super()._packet_queue(command, bytearray(packet), mid, qos, info)
+        if last["pos"] or last["to_process"] > _READ_BYTES:
+            return super()._packet_queue(command, bytearray(packet), mid, qos, info)
+        last["packet"] += packet  # in place: a bytearray, see above
+        last["to_process"] += len(packet)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _easy_log(self, level: LogLevel, fmt: str, *args: object) -> None:
         """Errors only, and not by `on_log`: for that each packet would be described in a text (10 % of the time)."""
@@ -220,6 +265,20 @@ class _Client(paho.Client):
             self._loop_rc_handle(code)
 
 
+def _is_plain(command: int, qos: int) -> bool:
+    """Whether paho does nothing after writing it: it does after a DISCONNECT, and after a PUBLISH at QoS 0."""
+    return command >> 4 != PacketTypes.DISCONNECT and not (command >> 4 == PacketTypes.PUBLISH and qos == 0)
+
+
+class _Outgoing(NamedTuple):
+    """As paho's `publish` takes it."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+
+
 class _Session:
     """One connection, from the socket to its end."""
 
@@ -230,13 +289,14 @@ class _Session:
         self._ended: asyncio.Future[str] = self._loop.create_future()  # the reason
         self._connection: socket.socket | None = None
         self._accepted_at: float | None = None
-        self.backlog = 0  # published, and not acknowledged, or at QoS 0 not written
+        self._outgoing: deque[_Outgoing] = deque()
         client = self.client = _Client(CallbackAPIVersion.VERSION2, client_id=CLIENT_ID, clean_session=True)
-        client.max_inflight_messages_set(_IN_FLIGHT)
+        client.max_inflight_messages_set(
+            0
+        )  # no limit: `pacing` and `backlog_limit` are ours, and a walk at each ack less
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = lambda _client, _data, message: bus.put_message(message)
-        client.on_publish = self._on_publish
         client.on_socket_open = self._on_open
         client.on_socket_close = lambda _client, _data, sock: self._forget(sock)
         client.on_socket_register_write = lambda _client, _data, sock: self._loop.add_writer(sock, client.loop_write)
@@ -251,6 +311,18 @@ class _Session:
     def has_lasted(self) -> bool:
         """Whether it was accepted long ago enough to be called a good one."""
         return self._accepted_at is not None and self._loop.time() - self._accepted_at >= _STEADY_S
+
+    @property
+    def backlog(self) -> int:
+        """Messages that are not acknowledged, or wait for their turn."""
+        return self.client.in_flight + len(self._outgoing)
+
+    def publish(self, message: _Outgoing | None = None) -> None:
+        """Hand over, in order, what has room in flight: who publishes faster than it reads drowns in its own echo."""
+        if message is not None:
+            self._outgoing.append(message)
+        while self._outgoing and self.client.in_flight < _IN_FLIGHT:
+            self.client.publish(*self._outgoing.popleft())
 
     def open(self, connection: socket.socket, host: str, port: int) -> None:
         """Start MQTT on a connected socket."""
@@ -286,6 +358,9 @@ class _Session:
     def _read(self, sock: socket.socket) -> None:
         try:
             self.client.read(time.monotonic() + _TURN_S)
+            self.publish()
+            if self.client.has_arrived and not self._ended.done():  # the loop looks at the socket only
+                self._loop.call_soon(self._read, sock)
         except Exception as error:  # noqa: BLE001 - paho keeps a packet that fails, and would fail on it for ever
             self._forget(sock)
             self.end(f"cannot read what the broker sent: {error!r}")
@@ -306,6 +381,3 @@ class _Session:
 
     def _on_disconnect(self, _client: object, _data: object, _flags: object, code: object, _props: object) -> None:
         self.end(f"the connection was lost: {self.client.trouble or code}")
-
-    def _on_publish(self, _client: object, _data: object, _mid: object, _code: object, _props: object) -> None:
-        self.backlog = max(0, self.backlog - 1)

@@ -36,3 +36,8 @@ class Audience:
         """Emit LicenseChanged."""
         if self.listener is not None:
             self.listener.license_changed(summary)
+
+    def tampered(self, topic: str, details: Mapping[str, Plain]) -> None:
+        """Emit TamperDetected."""
+        if self.listener is not None:
+            self.listener.tampered(topic, details)

@@ -29,11 +29,14 @@ from smartserver_licensed.domain.status import Status, Totals, license_state
 from smartserver_licensed.domain.withholding import Answer
 from smartserver_licensed.formats.bus import Plain
 
+from .enforcing import Enforcer
+from .guarding import Guard
 from .keeper import Keeper
 from .observing import Observer
 from .outbox import Outbox
 from .policy import Policy
 from .ports import Announcer, Broker, Clocks, Notifier
+from .rationing import Ration
 from .showing import Display
 from .speaking import Speaker
 from .telling import tell
@@ -66,10 +69,16 @@ class Controller:
         self._install_code = install_code
         self._version = version
         self._outbox = Outbox(broker, clocks.wall_ms)
-        self._speaker = Speaker(self._outbox, self.answer)
+        self._speaker = Speaker(self._outbox, self.answer, self._reads_lic)
+        self._enforcer = Enforcer(
+            self._outbox, self.answer, self._reads_lic, is_reporting_only=policy.is_reporting_only
+        )
+        self._guard = Guard(self._outbox, announcer)
         self._observer = Observer(broker, clocks, self._outbox, self._speaker, policy, lambda: keeper.state)
         self._display = Display(announcer, notifier, self._outbox, clocks, self._make_status())
         self._limit = RefusalLimit()
+        self._refusals = Ration(messages.SEAT_REFUSED)
+        self._rations = (self._refusals, self._guard.ration, self._enforcer.ration)
         self._lock = asyncio.Lock()
         self._touched: dict[UnitId, None] = {}
         self._next_audit_at = clocks.monotonic() + AUDIT_INTERVAL_S
@@ -115,6 +124,8 @@ class Controller:
             await self._decide(self._keeper.state, now_s)
         if self._observer.is_current:
             self._speak(now_s)
+        for topic, payload, device in self._observer.take_foreign():
+            self._guard.found(topic, payload, device, self.totals(), now_s)
         self._replace_status()
 
     async def _on_time(self, now_s: float) -> None:
@@ -124,6 +135,8 @@ class Controller:
         if self._keeper.state is not None and now_s >= self._keeper.mark_due_at and not await self._keeper.commit([]):
             self._state_changed()
         self._observer.on_time(now_s)
+        for ration in self._rations:
+            ration.on_time(now_s)
         if now_s >= self._next_audit_at:
             self._next_audit_at = now_s + AUDIT_INTERVAL_S
             self._audit()
@@ -140,6 +153,7 @@ class Controller:
         self._touched.update(self.admission.applied(state, decision, now_s))
         self._keeper.has_excess = self.totals().excess > 0
         self._speak(now_s)  # lic first: a device waits for it, ev/lic is for the record
+        self._broker.flush()
         self._announce(decision, newly)
         self._refuse(decision.refusals, now_s)
 
@@ -149,13 +163,15 @@ class Controller:
 
     def _speak(self, now_s: float) -> None:
         facts = self.admission.facts
-        devices = {device.id: device for unit in self._touched for device in facts.members(unit)}
+        touched = (device for unit in self._touched for device in facts.members(unit))
+        due = (*self._speaker.due(facts, now_s), *self._enforcer.due(facts, now_s))
+        devices = {device.id: device for device in (*due, *touched)}
         self._touched.clear()
-        for device_id in self._speaker.due(now_s):
-            if (due := facts.device(device_id)) is not None:
-                devices[device_id] = due
+        unasked = self._enforcer.look(devices.values(), now_s)
         for device in self._speaker.speak(devices.values(), totals=self.totals(), now_s=now_s):
             facts.forget(device)
+        is_usable = self._keeper.state is not None
+        self._refuse([refuse(each, totals=self.totals(), is_storage_usable=is_usable) for each in unasked], now_s)
 
     def answer(self, device: Device) -> Answer:
         """What a device should hear now; the rule is `withholding`'s."""
@@ -171,6 +187,9 @@ class Controller:
             is_held=view.is_held,
             has_asked=view.asked_at is not None,
         )
+
+    def _reads_lic(self, protocol: str) -> bool:
+        return self.admission.facts.reads_lic(protocol)
 
     def _announce(self, decision: Decision, newly: set[UnitId]) -> None:
         totals = self.totals()
@@ -203,7 +222,7 @@ class Controller:
                 "message": refusal.sentence,
             }
             self._announcer.rejected(device, code, details)
-            tell(messages.SEAT_REFUSED, DEVICE=device, CODE=code, CAPACITY=refusal.capacity, USED=refusal.used)
+            self._refusals.tell(now_s, DEVICE=device, CODE=code, CAPACITY=refusal.capacity, USED=refusal.used)
 
     def _refuse_without_state(self, now_s: float) -> None:
         """No ledger: nothing is admitted; whoever asks is told why, and what runs is left alone."""
@@ -237,8 +256,10 @@ class Controller:
             self._keeper.retry_at,
             self._observer.next_due_at(),
             self._next_audit_at,
-            self._speaker.next_due_at() if self._observer.is_current else None,  # nobody is spoken to before
+            *(each.due_at for each in self._rations),
         ]
+        if self._observer.is_current:  # nobody is spoken to before
+            moments += [self._speaker.next_due_at(), self._enforcer.next_due_at()]
         if self._keeper.state is not None and self._observer.is_current:
             now = self._keeper.now()
             end = next_end(self.licenses(), now)

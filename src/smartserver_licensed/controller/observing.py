@@ -5,7 +5,7 @@ Rules (WIRE.md):
 - the facts are *current* once a snapshot under this SID on this connection is complete; before, nothing is decided;
 - no SID: nothing is decided or published; a new SID starts everything anew (seats belong to protocol and handle); the
   last one holds over a reconnect until the broker shows another or none (ADR 0012);
-- own messages that come back are no requests and no tampering;
+- own messages that come back are no requests and no tampering; what others write to own topics is doubted, and noted;
 - what cannot be read changes nothing, is counted, and is reported once a minute.
 
 What this module does not do: it reads no bytes itself (`formats.iap`) and says nothing to devices (`speaking`).
@@ -65,6 +65,7 @@ class Observer:
         self._drops: Counter[str] = Counter()
         self._last_bad = ""
         self._unknown_states: set[DeviceId] = set()
+        self._foreign: list[tuple[str, bytes, DeviceId | None]] = []
         self.admission = self._new_admission()
         self.sid: str | None = None
         self.is_current = False
@@ -111,16 +112,22 @@ class Observer:
             case iap.RequestSeen(device, request) if request is not None:
                 if not self._outbox.is_own(topic, payload, once=True):
                     self.admission.mark(facts.request(device, request, payload, now_s=now_s))
-            case iap.LicSeen(device, licensed, reason):
-                if is_retained or not self._outbox.is_own(topic, payload):
-                    known = facts.licensed(device, licensed=licensed, reason=reason)
+            case iap.LicSeen(device, licensed, reason) if is_retained:
+                known = facts.licensed(device, licensed=licensed, reason=reason)
+                self.admission.mark(known.unit if known else None)
+            case iap.LicSeen(device):
+                if not self._outbox.is_own(topic, payload):
+                    known = facts.doubt_lic(device)
                     self.admission.mark(known.unit if known else None)
+                    self._foreign.append((topic, payload, device))
             case iap.ConfigSeen(device, is_local_attach):
                 facts.configured(device, is_local_attach=is_local_attach)
             case _:
-                self._take_in_system(message, topic, payload, now_s)
+                self._take_in_system(message, topic, payload, now_s, is_retained=is_retained)
 
-    def _take_in_system(self, message: iap.Message | None, topic: str, payload: bytes, now_s: float) -> None:
+    def _take_in_system(
+        self, message: iap.Message | None, topic: str, payload: bytes, now_s: float, *, is_retained: bool
+    ) -> None:
         match message:
             case iap.SidSeen(sid):
                 self._sid_seen(sid)
@@ -128,8 +135,10 @@ class Observer:
                 self._snapshot.on_marker(nonce, now_s)
                 if self._snapshot.is_done:
                     self._snapshot_done(self._snapshot, now_s)
-            case iap.OwnStatusSeen():
-                self.is_status_doubtful = self.is_status_doubtful or not self._outbox.is_own(topic, payload)
+            case iap.OwnStatusSeen() if not self._outbox.is_own(topic, payload):
+                self.is_status_doubtful = True
+                if not is_retained:
+                    self._foreign.append((topic, payload, None))
             case iap.EngineStarted(protocol):
                 self.admission.facts.engine_started(protocol)
                 self._speaker.reset(protocol)
@@ -148,6 +157,11 @@ class Observer:
         self.admission.mark(unit)
         if unit is not None and was_out_of_sight and state is not None and unit in state.evicted:
             facts.hold(unit, now_s + self._policy.settle_s)
+
+    def take_foreign(self) -> list[tuple[str, bytes, DeviceId | None]]:
+        """What others wrote to the daemon's own topics since the last call: topic, payload, and whose `lic` it is."""
+        foreign, self._foreign = self._foreign, []
+        return foreign
 
     def _tell_unknown(self, device: DeviceId) -> None:
         """Once a device, and for so many devices only: the rest is silence."""

@@ -72,10 +72,14 @@ class Outbox:
         self._publish(iap.error_topic(self.sid), error)
         self.event("rejection", str(request.unit), request.device, reason=refusal.code.value, totals=totals)
 
-    def event(self, kind: str, unit: str, device: DeviceId | None, *, reason: str | None, totals: Totals) -> None:
-        """One record on `ev/lic`."""
+    def event(
+        self, kind: str, unit: str, device: DeviceId | None, *, reason: str | None, totals: Totals, topic: str = ""
+    ) -> None:
+        """One record on `ev/lic`; `topic`: where a foreign value was found."""
         if self.sid is not None:
-            payload = iap_said.event(kind, unit, device, reason=reason, totals=totals, at_ms=self._wall_ms())
+            payload = iap_said.event(
+                kind, unit, device, reason=reason, totals=totals, at_ms=self._wall_ms(), topic=topic
+            )
             self._publish(iap.event_topic(self.sid), payload)
 
     def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:

@@ -39,6 +39,9 @@ class Broker(Protocol):
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Hand a message to the connection; False when there is none."""
 
+    def flush(self) -> None:
+        """Write what was handed over now, and not in the loop's next turn."""
+
 
 class RecoveredLedger(Protocol):
     """What a ledger held: a snapshot, the events after it, and sentences on what was repaired."""
@@ -96,6 +99,9 @@ class Announcer(Protocol):
 
     def license_changed(self, summary: Mapping[str, Plain]) -> None:
         """Emit LicenseChanged."""
+
+    def tampered(self, topic: str, details: Mapping[str, Plain]) -> None:
+        """Emit TamperDetected."""
 
 
 class Notifier(Protocol):

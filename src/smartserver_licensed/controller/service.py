@@ -14,7 +14,8 @@ from smartserver_licensed.domain import messages
 from smartserver_licensed.domain.entitlement import capacity
 from smartserver_licensed.domain.errors import DocumentError, NotReadyError, WriteFailedError
 from smartserver_licensed.domain.ledger_state import GrantInstalled
-from smartserver_licensed.domain.licenses import describe, license_status
+from smartserver_licensed.domain.licenses import LicenseType, describe, license_status
+from smartserver_licensed.domain.planning import plan
 from smartserver_licensed.domain.status import Status
 from smartserver_licensed.domain.timekeeping import to_iso
 from smartserver_licensed.formats.bus import Plain
@@ -97,6 +98,26 @@ class Service:
             now=self._keeper.now(),
             now_s=self._clocks.monotonic(),
         )
+
+    def plan(self, count: int) -> dict[str, Plain]:
+        """How many of `count` more devices fit, and what is missing. Without a ledger the numbers are not known: 0."""
+        totals = self._controller.totals()
+        planned = plan(count, totals, is_storage_usable=self._keeper.state is not None)
+        return {
+            "count": count,
+            "fits": planned.fits,
+            "missing": planned.missing,
+            "reason": planned.code.value if planned.code else "",
+            "capacity": totals.capacity,
+            "used": totals.used,
+            "reserved": totals.reserved,
+            "free": max(0, totals.free),
+            "available": totals.available,
+            "waiting": totals.waiting,
+            "license_type": LicenseType.CAPACITY.value if planned.license_devices_for_all else "",
+            "license_devices": planned.license_devices,
+            "license_devices_for_all": planned.license_devices_for_all,
+        }
 
     def verify_document(self, data: bytes) -> dict[str, Plain]:
         """What a document is and whether it verifies here. Raises DocumentError."""

@@ -1,7 +1,7 @@
 """The license status: made anew at the end of each batch, and shown to everybody who follows it.
 
 Rules (OVERVIEW): totals are frozen per batch, so that a status query never waits for disk, broker or network; `fb/lic`
-is guarded: a value that is not ours is replaced, at most once a second.
+is guarded: a value that is not ours is replaced, with growing pauses if it comes again and again.
 
 What this module does not do: it counts nothing and knows no payload.
 """
@@ -12,10 +12,9 @@ from smartserver_licensed.domain import messages
 from smartserver_licensed.domain.status import Clock, State, Status
 
 from .outbox import Outbox
+from .pauses import Pauses
 from .ports import Announcer, Clocks, Notifier
 from .telling import tell
-
-_GUARD_PAUSE_S = 1.0
 
 
 class Display:
@@ -29,7 +28,7 @@ class Display:
         self._outbox = outbox
         self._clocks = clocks
         self._published: Status | None = None
-        self._again_at = 0.0
+        self._guarding: Pauses[str] = Pauses()
         self.status = status
 
     def replace(self, status: Status, *, is_current: bool, is_doubtful: bool) -> bool:
@@ -44,12 +43,10 @@ class Display:
             _tell_excess(was, status)
             if status.clock is Clock.SET_BACK and was.clock is not Clock.SET_BACK:
                 tell(messages.CLOCK_SET_BACK)
-        now_s = self._clocks.monotonic()
         if not is_current:
             return False
-        if status == self._published and (not is_doubtful or now_s < self._again_at):
+        if status == self._published and not (is_doubtful and self._guarding.begin("fb/lic", self._clocks.monotonic())):
             return not is_doubtful
-        self._again_at = now_s + _GUARD_PAUSE_S
         if not self._outbox.status(status):
             return False
         self._published = status

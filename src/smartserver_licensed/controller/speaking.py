@@ -4,50 +4,48 @@ Rules (WIRE.md 5, "What the daemon does"; LICENSING §3):
 - in one batch every `false` leaves before any `true`;
 - `lic` is said when the broker holds something else, and again when a device that should be licensed shows
   `unlicensed` (or the other way round), with growing pauses: an engine that did not know the handle dropped it;
+- a value that somebody else wrote is overwritten at once, and with growing pauses if it happens again and again;
 - never cleared with an empty payload; a deleted device gets `false` and is forgotten once the broker has it;
-- a provision request that the engine refused while we had not answered is repeated once.
+- a provision request that the engine refused while we had not answered is repeated once;
+- no faster than `pacing` allows: what may not leave yet waits, in order, and is looked at anew when its turn comes.
 
 What this module does not do: it does not decide who hears what (`domain.withholding`).
 """
 
 from __future__ import annotations
 
-import heapq
+import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from smartserver_licensed.domain.devices import Action, DeviceId, DeviceState
-from smartserver_licensed.domain.facts import Device
+from smartserver_licensed.domain.facts import Device, Facts
 from smartserver_licensed.domain.status import Totals
 from smartserver_licensed.domain.withholding import Answer, Reason
 from smartserver_licensed.formats import iap_said
 
 from .outbox import Outbox
-
-_FIRST_PAUSE_S = 1.0
-_MAX_PAUSE_S = 60.0
-
-
-@dataclass(slots=True)
-class _Said:
-    answer: Answer
-    pause_s: float
-    again_at: float
+from .pacing import Pace
+from .pauses import Pauses
 
 
 class Speaker:
     """Says `lic` and remembers when to say it again. Bounded by the number of devices known."""
 
-    def __init__(self, outbox: Outbox, answer: Callable[[Device], Answer]) -> None:
+    def __init__(self, outbox: Outbox, answer: Callable[[Device], Answer], reads_lic: Callable[[str], bool]) -> None:
+        """`reads_lic`: whether a protocol's engine is known to read `lic`."""
         self._outbox = outbox
         self._answer = answer
-        self._said: dict[DeviceId, _Said] = {}
-        self._due: list[tuple[float, DeviceId]] = []
+        self._reads_lic = reads_lic
+        self._pauses: Pauses[DeviceId] = Pauses()
+        self._guarding: Pauses[DeviceId] = Pauses()
+        self._pace = Pace()
+        self._unsaid: dict[DeviceId, None] = {}
 
     def reset(self, protocol: str | None = None) -> None:
         """Forget what was said: to everybody on a new connection, to a protocol's devices when its engine starts."""
-        for device_id in [each for each in self._said if protocol in {None, each.protocol}]:
-            del self._said[device_id]
+        self._pauses.forget_all(lambda device_id: protocol in {None, device_id.protocol})
+        if protocol is None:
+            self._unsaid.clear()
 
     def speak(self, devices: Iterable[Device], *, totals: Totals, now_s: float) -> list[Device]:
         """Say what is to be said to these devices; returns the deleted ones whose `false` the broker has."""
@@ -62,44 +60,49 @@ class Speaker:
         return [
             device
             for device, answer in answers
-            if device.state is DeviceState.DELETED and answer.licensed is False and device.broker_licensed is False
+            if device.state is DeviceState.DELETED and answer.licensed is False and not self._is_wrong(device, answer)
         ]
 
-    def due(self, now_s: float) -> list[DeviceId]:
-        """The devices whose pause is over; look at them again."""
-        due = []
-        while self._due and self._due[0][0] <= now_s:
-            due.append(heapq.heappop(self._due)[1])
-        return due
+    def due(self, facts: Facts, now_s: float) -> list[Device]:
+        """The devices whose pause is over, or whose turn has come; look at them again."""
+        turns = list(itertools.islice(self._unsaid, self._pace.left(now_s)))
+        for device_id in turns:
+            del self._unsaid[device_id]
+        due = (*turns, *self._pauses.ended(now_s), *self._guarding.ended(now_s))
+        return [device for device_id in due if (device := facts.device(device_id)) is not None]
 
     def next_due_at(self) -> float | None:
-        """When the next pause is over (monotonic seconds), or None."""
-        return self._due[0][0] if self._due else None
+        """When a pause is over, or more may leave (monotonic seconds), or None."""
+        turn_at = self._pace.more_at() if self._unsaid else None
+        moments = (turn_at, self._pauses.next_end_at(), self._guarding.next_end_at())
+        return min((each for each in moments if each is not None), default=None)
 
     def _is_wrong(self, device: Device, answer: Answer) -> bool:
-        if device.broker_licensed is not answer.licensed:
+        if device.broker_licensed is not answer.licensed or device.is_lic_doubtful:
             return True
         if answer.licensed:
             return device.state is DeviceState.UNLICENSED
-        return device.state in {DeviceState.PROVISIONED, DeviceState.UNPROVISIONED} or not _says(device, answer)
+        if device.state is DeviceState.UNPROVISIONED and self._reads_lic(device.id.protocol):
+            return True
+        return device.state is DeviceState.PROVISIONED or not _says(device, answer)
 
     def _say(self, device: Device, answer: Answer, totals: Totals, now_s: float) -> None:
-        said = self._said.get(device.id)
-        if said is not None and said.answer == answer:
-            if now_s < said.again_at:
-                return
-            quiet = now_s > said.again_at + said.pause_s
-            said.pause_s = _FIRST_PAUSE_S if quiet else min(said.pause_s * 2, _MAX_PAUSE_S)
-        else:
-            said = self._said[device.id] = _Said(answer, _FIRST_PAUSE_S, 0.0)
-        said.again_at = now_s + said.pause_s
+        if device.said != answer:
+            self._pauses.forget(device.id)
+        pauses = self._guarding if device.is_lic_doubtful else self._pauses
+        if not pauses.is_over(device.id, now_s):
+            return
+        if self._pace.left(now_s) <= 0:
+            self._unsaid[device.id] = None
+            return
+        pauses.begin(device.id, now_s)
+        device.said = answer
         if not self._outbox.lic(device, answer, totals):
             return
-        heapq.heappush(self._due, (said.again_at, device.id))
+        self._pace.spend()
         device.broker_licensed = answer.licensed
         device.broker_reason = answer.reason.value if answer.reason else None
-        if device.state is DeviceState.DELETED:
-            del self._said[device.id]
+        device.is_lic_doubtful = False
 
     def _repeat(self, device: Device, now_s: float) -> None:
         payload, until_s = device.repeat or (b"", 0.0)

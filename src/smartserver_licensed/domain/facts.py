@@ -21,7 +21,7 @@ from .counting import SMARTSERVER, UnitId, counting_unit, may_be_internal
 from .devices import Action, DeviceId, DeviceReport, DeviceRequest, DeviceState
 from .ledger_state import InternalChanged
 from .refusal import SeatRequest
-from .withholding import Reason
+from .withholding import Answer, Reason
 
 WITHDRAWAL_LIFE_S = 10.0
 EARLY_REQUEST_LIFE_S = 60.0
@@ -49,6 +49,8 @@ class Device:
     repeat: tuple[bytes, float] | None = None  # a provision request the engine refused, and until when to repeat it
     broker_licensed: bool | None = None  # what the broker holds in `lic`, as far as known
     broker_reason: str | None = None
+    is_lic_doubtful: bool = False  # somebody else wrote to its `lic`
+    said: Answer | None = None  # the last answer it was told
     was_licensed_at_start: bool = False  # the first retained snapshot showed it to run, to have our `true`, or the mark
 
     @property
@@ -97,6 +99,7 @@ class Facts:
         self._withdrawn: dict[DeviceId, float] = {}
         self._requests: list[SeatRequest] = []
         self._claims: dict[DeviceId, None] = {}
+        self._lic_readers: set[str] = set()  # protocols
         self._vacated: set[UnitId] = set()  # their last member counts with the SmartServer now
         self.generation = 0
         self.dropped = 0
@@ -122,6 +125,10 @@ class Facts:
     def is_seen(self, unit: UnitId) -> bool:
         """Whether some `sts` of the unit came since the last snapshot began."""
         return any(device.seen_in == self.generation for device in self._members.get(unit, ()))
+
+    def reads_lic(self, protocol: str) -> bool:
+        """Whether a protocol's engine reads `lic`: some `sts` of it has said `unlicensed` (WIRE.md)."""
+        return protocol in self._lic_readers
 
     def view(self, unit: UnitId) -> UnitView:
         """The facts of a counting unit now; O(members)."""
@@ -152,6 +159,7 @@ class Facts:
         self.generation += 1
         for device in self._devices.values():
             device.broker_licensed = device.broker_reason = None
+            device.is_lic_doubtful = False
 
     def expect(self, device_id: DeviceId, internal: set[DeviceId]) -> None:
         """A handle that the ledger knows: it may show itself, and hears `true` meanwhile."""
@@ -189,6 +197,8 @@ class Facts:
         if state is None:
             return device.unit
         device.is_live = not is_retained
+        if state is DeviceState.UNLICENSED:
+            self._lic_readers.add(device_id.protocol)
         if state is DeviceState.UNPROVISIONED:
             device.unprovisioned_since = device.unprovisioned_since if was is state else now_s
         else:
@@ -236,6 +246,13 @@ class Facts:
         device = self._devices.get(device_id)
         if device is not None:
             device.broker_licensed, device.broker_reason = licensed, reason
+        return device
+
+    def doubt_lic(self, device_id: DeviceId) -> Device | None:
+        """Somebody else wrote to a device's `lic`: the device, or None where it is not known."""
+        device = self._devices.get(device_id)
+        if device is not None:
+            device.is_lic_doubtful = True
         return device
 
     def engine_started(self, protocol: str | None) -> None:

@@ -73,6 +73,21 @@ RELOAD_REFUSED = Message(
     4,
     "The configuration is wrong; the running one stays in force",
 )
+TAMPERED = Message(
+    "tampered",
+    "282c3aa9c40648abbe0f9c0e18213076",
+    4,
+    "Somebody else wrote what only the daemon may write",
+)
+RUNS_WITHOUT_SEAT = Message(
+    "runs-without-seat",
+    "0d5b6f690ace4617afd05755f6dcd2f4",
+    4,
+    "A device runs without a seat in an older engine",
+)
+ENTRIES_LEFT_OUT = Message(
+    "entries-left-out", "8027c1c0a6b248b2be73e4ef37cdd2f6", 4, "More of the same was met than the journal shows"
+)
 INTERNAL_ERROR = Message("internal-error", "b0013aaee0dc4903bac1e376f72ba5f2", 3, "An internal error was met")
 
 MESSAGES = tuple(each for each in globals().copy().values() if isinstance(each, Message))

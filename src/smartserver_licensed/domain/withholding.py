@@ -7,7 +7,8 @@ Rules (LICENSING §3 "Withholding"):
 - a unit with a seat hears `true`; an absent one hears nothing;
 - a unit without a seat hears `false`, but not while it may turn out to be one that runs (held, see `facts`);
 - a unit last counted as provisioned loses its seat only when it is deleted, when it is absent and a request takes
-  the seat, when capacity shrank *and* its grace has ended, or when an administrator asked for it.
+  the seat, when capacity shrank *and* its grace has ended, or when an administrator asked for it;
+- an older engine, which reads no `lic`, is asked to deprovision what hears `false` and runs; no other engine ever is.
 
 What this module does not do: it publishes nothing (`controller.speaking`) and chooses nobody (`seats`).
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from .devices import DeviceState
 from .ledger_state import Cause, Seat, SeatKind
 
 
@@ -69,6 +71,11 @@ def answer(
     if is_held:
         return SILENCE
     return Answer(licensed=False, reason=Reason.CAPACITY_EXCEEDED if has_asked else Reason.NOT_ASKED)
+
+
+def must_stop(answer: Answer, *, state: DeviceState | None, reads_lic: bool) -> bool:
+    """Whether a device runs without a seat in an engine that does not obey `lic`: it may be asked to deprovision it."""
+    return answer.licensed is False and state is DeviceState.PROVISIONED and not reads_lic
 
 
 def may_lose_seat(seat: Seat, cause: Cause, *, is_absent: bool, has_grace_ended: bool) -> bool:

@@ -55,6 +55,9 @@ class LicenseService(Protocol):
     def explain(self, device: str) -> dict[str, Plain]:
         """The rule, the documents and the numbers behind a device's answer. Raises UnknownDeviceError."""
 
+    def plan(self, count: int) -> dict[str, Plain]:
+        """How many of `count` more devices fit, and what is missing."""
+
     def verify_document(self, data: bytes) -> dict[str, Plain]:
         """What a document is; changes nothing. Raises DocumentError."""
 

@@ -179,9 +179,7 @@ def _device_message(device: DeviceId, kind: str, payload: bytes, topic: str) -> 
     if kind == "fb/sts":
         return StatusSeen(device, _report(_object(payload, topic), topic) if payload else None)
     if kind == "fb/lic":
-        value = _object(payload, topic) if payload else {}
-        reason = value.get("reason")
-        return LicSeen(device, _truth(value.get("licensed")), reason if isinstance(reason, str) else None)
+        return _lic(device, payload)
     if kind == "fb/cfg":
         value = _object(payload, topic) if payload else {}
         args = value.get("args")
@@ -190,6 +188,18 @@ def _device_message(device: DeviceId, kind: str, payload: bytes, topic: str) -> 
     if kind == "rq/do":
         return RequestSeen(device, _request(device, _object(payload, topic)))
     return None
+
+
+def _lic(device: DeviceId, payload: bytes) -> LicSeen:
+    """Whatever stands there: also what cannot be read is a value that somebody wrote, and is to be overwritten."""
+    try:
+        value = _json(payload)
+    except StrictJsonError:
+        value = None
+    if not isinstance(value, dict):
+        return LicSeen(device, None, None)
+    reason = value.get("reason")
+    return LicSeen(device, _truth(value.get("licensed")), reason if isinstance(reason, str) else None)
 
 
 def _sid(payload: bytes) -> str | None:

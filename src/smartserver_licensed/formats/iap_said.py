@@ -49,19 +49,27 @@ def refusal_error(refusal: Refusal, *, topic: str, at_ms: int) -> bytes:
     )
 
 
-def event(kind: str, unit: str, device: DeviceId | None, *, reason: str | None, totals: Totals, at_ms: int) -> bytes:
-    """`ev/lic`: the record of an admission, rejection, release or revocation."""
-    return strict_json.dump(
-        {
-            "event": kind,
-            "unit": unit,
-            "device": str(device) if device else None,
-            "reason": reason,
-            "capacity": totals.capacity,
-            "used": totals.used,
-            "utc": mru_text(at_ms),
-        }
-    )
+def event(
+    kind: str,
+    unit: str,
+    device: DeviceId | None,
+    *,
+    reason: str | None,
+    totals: Totals,
+    at_ms: int,
+    topic: str = "",
+) -> bytes:
+    """`ev/lic`: the record of an admission, rejection, release, revocation or (with its topic) tampering."""
+    value: dict[str, JsonValue] = {
+        "event": kind,
+        "unit": unit,
+        "device": str(device) if device else None,
+        "reason": reason,
+        "capacity": totals.capacity,
+        "used": totals.used,
+        "utc": mru_text(at_ms),
+    }
+    return strict_json.dump(value | {"topic": topic} if topic else value)
 
 
 def status(value: Status, at_ms: int) -> bytes:

@@ -6,10 +6,11 @@ import itertools
 import json
 
 from smartserver_licensed.controller.outbox import Outbox
+from smartserver_licensed.controller.pacing import BURST, PER_SECOND
 from smartserver_licensed.controller.speaking import Speaker
 from smartserver_licensed.domain.counting import UnitId
-from smartserver_licensed.domain.devices import DeviceId, DeviceState
-from smartserver_licensed.domain.facts import Device
+from smartserver_licensed.domain.devices import DeviceId, DeviceReport, DeviceState
+from smartserver_licensed.domain.facts import Device, Facts
 from smartserver_licensed.domain.status import Totals
 from smartserver_licensed.domain.withholding import Answer, Reason
 from support.ports import RecordingBroker, SetClocks
@@ -27,11 +28,16 @@ class Stage:
         self.answers: dict[str, Answer] = {}
         outbox = Outbox(self.broker, self.clocks.wall_ms)
         outbox.sid = "17qtest"
-        self.speaker = Speaker(outbox, lambda device: self.answers[device.id.handle])
+        self.readers = {"modbus"}
+        self.facts = Facts(max_devices=4_000)
+        self.speaker = Speaker(outbox, lambda device: self.answers[device.id.handle], self.readers.__contains__)
 
     def device(self, handle: str, answer: Answer, state: DeviceState = DeviceState.UNLICENSED) -> Device:
         self.answers[handle] = answer
-        return Device(DeviceId("modbus", handle), UnitId(f"modbus/{handle}"), state=state)
+        name = DeviceId("modbus", handle)
+        self.facts.report(name, DeviceReport(state), is_retained=False, now_s=self.clocks.now_s, internal=set())
+        device = self.facts.device(name)
+        return device or Device(name, UnitId(f"modbus/{handle}"), state=state)
 
     def speak(self, *devices: Device) -> list[tuple[str, bool]]:
         self.speaker.speak(devices, totals=TOTALS, now_s=self.clocks.now_s)
@@ -96,10 +102,12 @@ def test_a_value_that_somebody_else_wrote_is_overwritten_and_who_keeps_writing_m
     stage = Stage()
     device = stage.device("1", NO)
     stage.speak(device)
+    device.is_lic_doubtful = True
+    assert stage.speak(device) == [("1", False)], "at once, whatever was said just before"
     said = 0
     for _ in range(600):
         stage.clocks.now_s += 0.1
-        device.broker_licensed = True
+        device.is_lic_doubtful = True
         said += len(stage.speak(device))
     assert 3 <= said <= 8, "in a minute, not 600 times"
 
@@ -108,10 +116,47 @@ def test_the_pauses_make_a_device_due_again() -> None:
     stage = Stage()
     device = stage.device("1", YES)
     stage.speak(device)
-    assert stage.speaker.due(stage.clocks.now_s) == []
+    assert stage.speaker.due(stage.facts, stage.clocks.now_s) == []
     due_at = stage.speaker.next_due_at()
     assert due_at is not None
-    assert stage.speaker.due(due_at) == [device.id]
+    assert stage.speaker.due(stage.facts, due_at) == [device]
+
+
+def test_a_false_is_not_repeated_to_an_unprovisioned_device_of_an_older_engine() -> None:
+    stage = Stage()
+    device = stage.device("1", NO, DeviceState.UNPROVISIONED)
+    stage.readers.clear()
+    assert stage.speak(device) == [("1", False)]
+    stage.clocks.now_s += 100
+    assert stage.speak(device) == []
+    device.state = DeviceState.PROVISIONED
+    assert stage.speak(device) == [("1", False)]
+
+
+def test_a_burst_fits_a_subscribers_queue_and_the_rest_follows_in_order_at_a_steady_pace() -> None:
+    stage = Stage()
+    devices = [stage.device(str(number), NO if number <= 1_500 else YES) for number in range(1, 3_001)]
+    heard = stage.speak(*devices)
+    assert heard == [(str(number), False) for number in range(1, BURST + 1)]
+    start_s = stage.clocks.now_s
+    while (due_at := stage.speaker.next_due_at()) is not None and due_at < start_s + 0.9:
+        stage.clocks.now_s = due_at
+        heard += stage.speak(*stage.speaker.due(stage.facts, due_at))
+        assert len(heard) <= BURST + (due_at - start_s) * PER_SECOND + 1
+    assert len(heard) > BURST + 0.8 * PER_SECOND
+    stage.clocks.now_s += 1
+    heard += stage.speak(*stage.speaker.due(stage.facts, stage.clocks.now_s))
+    assert len(dict(heard)) == 3_000
+    assert [licensed for _, licensed in heard[:3_000]] == [False] * 1_500 + [True] * 1_500
+
+
+def test_what_waits_for_its_turn_is_looked_at_anew() -> None:
+    stage = Stage()
+    devices = [stage.device(str(number), YES) for number in range(BURST + 1)]
+    stage.speak(*devices)
+    stage.answers[str(BURST)] = NO
+    stage.clocks.now_s += 0.5
+    assert stage.speak(*stage.speaker.due(stage.facts, stage.clocks.now_s)) == [(str(BURST), False)]
 
 
 def test_after_an_engine_started_its_devices_hear_it_at_once() -> None:

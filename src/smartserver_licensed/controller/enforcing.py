@@ -1,0 +1,98 @@
+"""Older engines, which know no `lic`: a device that runs without a seat is stopped by its engine's own means.
+
+Rules (WIRE.md "What the daemon does", LICENSING §3; `withholding.must_stop` says who):
+- the device first hears `lic`: an engine that reads it obeys within the second, and is never asked for anything else;
+- then `enforcement` decides: "deprovision" asks its engine to deprovision it, again with pauses of 1…60 s while it
+  does not obey; "report" only reports;
+- what only a retained `sts` shows, after our `false`, gets a minute: its engine may be away, and an old `deprovision`
+  must not wait for it;
+- either way the request that nobody was asked for is refused as any other: one `ev/error`, one `ev/lic`.
+
+What this module does not do: it takes no seat and does not say `lic` (`speaking`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from smartserver_licensed.domain import withholding
+from smartserver_licensed.domain.devices import Action, DeviceId, DeviceState
+from smartserver_licensed.domain.facts import Device, Facts
+from smartserver_licensed.domain.messages import RUNS_WITHOUT_SEAT
+from smartserver_licensed.domain.refusal import SeatRequest
+from smartserver_licensed.domain.withholding import Answer
+from smartserver_licensed.formats import iap_said
+
+from .outbox import Outbox
+from .pauses import FIRST_PAUSE_S, LONGEST_PAUSE_S, Pauses
+from .rationing import Ration
+
+
+class Enforcer:
+    """Who runs without a seat, and how often its engine was asked. Bounded by the number of devices known."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        answer: Callable[[Device], Answer],
+        reads_lic: Callable[[str], bool],
+        *,
+        is_reporting_only: bool,
+    ) -> None:
+        """`reads_lic`: whether a protocol's engine is known to read `lic`. `is_reporting_only`: nobody is asked."""
+        self._outbox = outbox
+        self._answer = answer
+        self._reads_lic = reads_lic
+        self._is_reporting_only = is_reporting_only
+        self._pauses: Pauses[DeviceId] = Pauses()
+        self._asked: dict[DeviceId, int] = {}  # how often; 0: it has heard `lic` only
+        self.ration = Ration(RUNS_WITHOUT_SEAT)
+
+    def due(self, facts: Facts, now_s: float) -> list[Device]:
+        """The devices whose pause is over; look at them again."""
+        due = []
+        for device_id in self._pauses.ended(now_s):
+            if (device := facts.device(device_id)) is not None:
+                due.append(device)
+            else:
+                self._let_go(device_id)
+        return due
+
+    def next_due_at(self) -> float | None:
+        """When the next pause is over (monotonic seconds), or None."""
+        return self._pauses.next_end_at()
+
+    def look(self, devices: Iterable[Device], now_s: float) -> list[SeatRequest]:
+        """Ask the engines of those that run without a seat; returns what is to be refused for it.
+
+        To be called before `lic` is said: it tells what a device shows from what it was told.
+        """
+        refused = []
+        for device in devices:
+            reads_lic = self._reads_lic(device.id.protocol)
+            if not withholding.must_stop(self._answer(device), state=device.state, reads_lic=reads_lic):
+                if self._pauses.is_over(device.id, now_s) or device.state is DeviceState.DELETED:
+                    self._let_go(device.id)
+            elif device.id not in self._asked:
+                self._asked[device.id] = 0
+                is_believed = device.is_live or not device.was_told_false
+                self._pauses.wait(device.id, FIRST_PAUSE_S if is_believed else LONGEST_PAUSE_S, now_s)
+            elif self._pauses.begin(device.id, now_s):
+                refused += self._stop(device, now_s)
+        return refused
+
+    def _stop(self, device: Device, now_s: float) -> list[SeatRequest]:
+        times = self._asked[device.id] = self._asked[device.id] + 1
+        if not self._is_reporting_only:
+            self._outbox.do(device.id, iap_said.request(Action.DEPROVISION))
+        elif times > 1:
+            return []
+        if times & (times - 1) == 0:  # 1, 2, 4, 8, …: it does not fall silent, and fills no journal
+            enforcement = "report" if self._is_reporting_only else "deprovision"
+            self.ration.tell(now_s, DEVICE=device.id, ENFORCEMENT=enforcement, TIMES=times)
+        return [SeatRequest(device.unit, device.id, Action.PROVISION, now_s)] if times == 1 else []
+
+    def _let_go(self, device_id: DeviceId) -> None:
+        """It obeyed, has a seat, or is gone, and did not come back within its pause."""
+        self._pauses.forget(device_id)
+        self._asked.pop(device_id, None)
