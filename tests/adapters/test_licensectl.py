@@ -96,6 +96,13 @@ async def test_explain_says_why_and_an_unknown_device_is_a_no(service: DbusServi
     assert unknown.err == "licensectl: cannot explain 'bac/1': no device of that name is known [device-unknown]\n"
 
 
+async def test_a_plan_that_fits_is_a_yes_and_one_that_does_not_is_a_no(service: DbusService, bus: PrivateBus) -> None:
+    done = await licensectl(bus, "plan", "163")
+    assert (done.code, done.out.splitlines()[0]) == (0, "163 more devices: all 163 can be provisioned.")
+    done = await licensectl(bus, "plan", "200", "--json")
+    assert (done.code, done.json["fits"], done.json["missing"]) == (1, 163, 37)
+
+
 async def test_a_document_is_installed_from_a_file_and_from_stdin(
     service: DbusService, bus: PrivateBus, answers: LicenseAnswers, tmp_path: Path
 ) -> None:
@@ -152,7 +159,8 @@ async def test_another_user_may_not_install(service: DbusService, bus: PrivateBu
 
 
 @pytest.mark.parametrize(
-    "arguments", [("status",), ("licenses",), ("devices",), ("explain", "lon/1"), ("install", "-"), ("verify", "-")]
+    "arguments",
+    [("status",), ("licenses",), ("devices",), ("explain", "lon/1"), ("plan", "3"), ("install", "-"), ("verify", "-")],
 )
 async def test_without_the_daemon_every_command_ends_with_3(bus: PrivateBus, arguments: tuple[str, ...]) -> None:
     done = await licensectl(bus, *arguments, "--json")

@@ -92,6 +92,11 @@ class Client:
         explanation: Row = self._ask("Explain", "s", device)
         return explanation
 
+    def plan(self, count: int) -> Row:
+        """How many of so many more devices fit."""
+        planned: Row = self._ask("Plan", "u", count)
+        return planned
+
     def verify(self, document: bytes) -> Row:
         """What a document is."""
         findings: Row = self._ask("VerifyDocument", "ay", document)

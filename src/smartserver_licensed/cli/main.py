@@ -1,14 +1,15 @@
 """licensectl: the administrator's command.
 
 Rules:
-- exit codes: 0 yes, 1 no (a document that does not verify, a device that is not known), 2 usage, 3 the daemon is not
-  there, 4 refused; `status` is 0 whenever it could show one;
+- exit codes: 0 yes, 1 no (a document that does not verify, a device that is not known, a plan that does not fit,
+  something wrong that `doctor` found), 2 usage, 3 the daemon is not there, 4 refused; `status` is 0 whenever it could
+  show one;
 - errors go to stderr as `licensectl: cannot …: … [code]`, with `--json` also to stdout as
   `{"error": {"code", "message"}}`;
 - `--json` is for programs: one document on stdout, the same keys for ever.
 
 What this module does not do: it knows no D-Bus (`client`, imported only when it is needed) and lays nothing out
-(`screens`).
+(`screens`, `answers`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import TYPE_CHECKING
 
 from smartserver_licensed import VERSION
 from smartserver_licensed.domain.errors import ArgumentError, DaemonUnreachableError, LicensedError
+from smartserver_licensed.domain.licenses import MAX_DEVICES
 from smartserver_licensed.formats.bus import MAX_DOCUMENT_BYTES
 
-from . import screens
+from . import answers, screens
 
 if TYPE_CHECKING:
     from .client import Client
@@ -52,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        command: Callable[[Client, argparse.Namespace], int] = arguments.command
+        command: Callable[..., int] = arguments.command
+        if command is _doctor:
+            return command(arguments)
         document = _read(arguments.file) if "file" in arguments else b""  # before asking for a daemon
         from .client import Client  # noqa: PLC0415 - dbus-fast is most of the start: not for usage errors and --help
 
@@ -80,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"licensectl {VERSION}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[Client, argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable[..., int], what: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=what, description=what)
         added.add_argument("--json", action="store_true", help="for programs: JSON on stdout")
         added.set_defaults(command=run)
@@ -92,10 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     devices.add_argument("--waiting", action="store_true", help="only those that wait for a seat")
     explain = command("explain", _explain, "Say why a device is licensed, or is not.")
     explain.add_argument("device", metavar="DEVICE", help="protocol/handle, as `devices` shows it")
+    plan = command("plan", _plan, "Say how many of N more devices fit, and what is missing.")
+    plan.add_argument("count", metavar="N", type=_count, help="how many more devices")
     install = command("install", _install, "Install a license document.")
     install.add_argument("file", metavar="FILE", help="the document, or - for stdin")
     verify = command("verify", _verify, "Say what a document is and whether it verifies here; changes nothing.")
     verify.add_argument("file", metavar="FILE", help="the document, or - for stdin")
+    doctor = command("doctor", _doctor, "Look for what is wrong, and say what to do; changes nothing.")
+    doctor.add_argument("--config", metavar="FILE", help="the daemon's configuration, where it is not the usual one")
     return parser
 
 
@@ -119,8 +127,35 @@ def _devices(client: Client, arguments: argparse.Namespace) -> int:
 
 def _explain(client: Client, arguments: argparse.Namespace) -> int:
     explanation = client.explain(arguments.device)
-    _show(arguments, explanation, lambda: screens.facts_screen(explanation))
+    _show(arguments, explanation, lambda: answers.explain_screen(explanation))
     return EXIT_YES
+
+
+def _plan(client: Client, arguments: argparse.Namespace) -> int:
+    plan = client.plan(arguments.count)
+    _show(arguments, plan, lambda: answers.plan_screen(plan))
+    return EXIT_NO if plan["missing"] else EXIT_YES
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    """The one command that has something to say without the daemon."""
+    from smartserver_licensed.config import DEFAULT_PATH  # noqa: PLC0415 - all of this only to look for trouble
+
+    from . import doctor, findings  # noqa: PLC0415
+    from .client import Client  # noqa: PLC0415
+
+    answer: findings.Daemon | LicensedError
+    try:
+        with Client() as client:
+            answer = findings.Daemon(client.properties(), client.licenses())
+    except LicensedError as error:
+        answer = error
+    found = doctor.examine(Path(arguments.config or DEFAULT_PATH), answer)
+    report = findings.report(found, is_daemon_there=not isinstance(answer, DaemonUnreachableError))
+    _show(arguments, report, lambda: screens.doctor_screen(report))
+    if not report["daemon"]:
+        return EXIT_NO_DAEMON
+    return EXIT_YES if report["ok"] else EXIT_NO
 
 
 def _install(client: Client, arguments: argparse.Namespace) -> int:
@@ -133,6 +168,14 @@ def _verify(client: Client, arguments: argparse.Namespace) -> int:
     findings = client.verify(arguments.document)
     _show(arguments, findings, lambda: screens.facts_screen(findings))
     return EXIT_NO if findings.get("verified") is False else EXIT_YES
+
+
+def _count(text: str) -> int:
+    """A number of devices. Raises ValueError, from which argparse makes a usage error."""
+    count = int(text)
+    if not 1 <= count <= MAX_DEVICES:
+        raise argparse.ArgumentTypeError(f"{count}, expected 1 to {MAX_DEVICES}")
+    return count
 
 
 def _read(name: str) -> bytes:

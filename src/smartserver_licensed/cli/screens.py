@@ -11,6 +11,7 @@ What this module does not do: it asks nobody and writes nowhere; every function 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -20,10 +21,13 @@ from smartserver_licensed.formats.vocabulary import VOCABULARY, nested
 Row = Mapping[str, Any]
 
 _BAR_WIDTH = 40
+_TEXT_WIDTH = 80  # a serial console
 _NEARLY_FULL_PERCENT = 90
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_COMMAND = re.compile(r"licensectl [a-z]+(?: [A-Z]+| --[a-z]+)?")
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-_STATE_ADVICE = {
+STATE_ADVICE = {
     "starting": "The daemon is starting; ask again in a moment.",
     "storage-fault": "The ledger cannot be used: what runs keeps running, nothing new is admitted.",
     "rebind-needed": "The licenses belong to other hardware: what runs keeps running, nothing new is admitted.",
@@ -31,7 +35,7 @@ _STATE_ADVICE = {
     "unlicensed": "No capacity license is installed (licensectl install FILE).",
     "full": "All seats are in use. Install a license, or deprovision devices.",
 }
-_STORAGE_ADVICE = {
+STORAGE_ADVICE = {
     "degraded": "it was repaired and works; when this comes again, the storage is wearing out",
     "read-only": "a write failed; the daemon tries again by itself",
     "missing": "there is no partition, or no ledger on it",
@@ -41,7 +45,7 @@ _STORAGE_ADVICE = {
     "rolled-back": "it is an old copy; install a new grant",
     "anchor-lost": "its anchor is gone; install a new grant",
 }
-_CLOCK_ADVICE = {
+CLOCK_ADVICE = {
     "unsynchronised": "the clock is not synchronised: licenses are judged by the time since the last known one",
     "set-back": "the clock was set back: licenses are judged by the later time that is known",
 }
@@ -86,14 +90,14 @@ def status_screen(status: Row) -> str:
 def attention(status: Row) -> list[str]:
     """What an administrator should look at, the most urgent first."""
     found = []
-    if status["state"] in _STATE_ADVICE:
-        found.append(_STATE_ADVICE[status["state"]])
+    if status["state"] in STATE_ADVICE:
+        found.append(STATE_ADVICE[status["state"]])
     if status["storage"] != "ok":
-        found.append(f"Storage is {status['storage']}: {_STORAGE_ADVICE.get(status['storage'], 'see the journal')}.")
+        found.append(f"Storage is {status['storage']}: {STORAGE_ADVICE.get(status['storage'], 'see the journal')}.")
     if not status["broker_connected"]:
         found.append("The MQTT broker is not connected: nothing can be admitted (systemctl status mosquitto).")
     if status["clock"] != "ok":
-        found.append(f"Clock: {_CLOCK_ADVICE.get(status['clock'], status['clock'])}.")
+        found.append(f"Clock: {CLOCK_ADVICE.get(status['clock'], status['clock'])}.")
     if status["waiting"]:
         found.append(f"{status['waiting']} waiting for a seat (licensectl devices --waiting).")
     if status["state"] == "licensed" and status["used"] * 100 >= status["capacity"] * _NEARLY_FULL_PERCENT:
@@ -144,6 +148,46 @@ def devices_table(rows: Iterable[Row]) -> str:
             [row["name"], row["state"], seat, "yes" if row["licensed"] else "no", unit * (unit != row["name"])]
         )
     return table(("DEVICE", "STATE", "SEAT", "LICENSED", "UNIT"), lines) if lines else "No such device."
+
+
+def doctor_screen(report: Row) -> str:
+    """A line a check, and the verdict; takes what `doctor.report` gives."""
+    checks = report["checks"]
+    width = max(len(each["check"]) for each in checks)
+    lines = []
+    for each in checks:
+        level = each["level"].upper() if each["level"] == "fail" else each["level"]
+        todo = f" -> {each['todo']}" * bool(each["todo"])
+        lines.append(printable(f"{level:<4}  {each['check']:<{width}}  - {each['why']}{todo}"))
+    counts = {level: sum(each["level"] == level for each in checks) for level in ("fail", "warn")}
+    verdict = f"{counts['fail']} wrong, {counts['warn']} to look at" if any(counts.values()) else "all is well"
+    left_out = "" if report["daemon"] else "; what needs the daemon was left out"
+    return "\n".join([*lines, "", f"{len(checks)} checks: {verdict}{left_out}."])
+
+
+def labeled(label: str, text: object) -> list[str]:
+    """A label and a text that may take several lines; nothing where there is no text."""
+    head = f"  {label:<13}"
+    return _wrapped(head, " " * len(head), str(text)) if text else []
+
+
+def item(mark: str, text: object) -> list[str]:
+    """A marked paragraph, as the lines it takes."""
+    return _wrapped(f"  {mark} ", "    ", str(text))
+
+
+def _wrapped(head: str, indent: str, text: str) -> list[str]:
+    """A command of ours stays on one line, so that it can be copied."""
+    whole = _COMMAND.sub(lambda command: command[0].replace(" ", _NO_BREAK), printable(local_time(text)))
+    lines = textwrap.wrap(
+        whole,
+        _TEXT_WIDTH,
+        initial_indent=head,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace(_NO_BREAK, " ") for line in lines]
 
 
 def facts_screen(facts: Row) -> str:

@@ -294,7 +294,7 @@ class Facts:
             (now_internal.add if is_internal else now_internal.discard)(device_id)
             changes.append(InternalChanged(device_id, is_internal))
             due |= {device.unit, self._move(device, counting_unit(device_id, now_internal))}
-        self._vacated = due - self._members.keys()
+        self._vacated = {unit for unit in due if unit not in self._members}  # not `due - keys`, which walks all keys
         self._claims.clear()
         return changes, due
 

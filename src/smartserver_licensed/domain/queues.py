@@ -89,8 +89,7 @@ class Queues:
         if where is not None and placement == (where, self._queues[where][unit]):
             return
         if where is not None:
-            del self._queues[where][unit]
-            del self._where[unit]
+            self._leave(where, unit)
         if placement is None:
             return
         queue, due_at = placement
@@ -98,6 +97,12 @@ class Queues:
         self._where[unit] = queue
         if queue in _TIMED:
             self._push(queue, due_at, unit)
+
+    def _leave(self, queue: Queue, unit: UnitId) -> None:
+        del self._queues[queue][unit]
+        del self._where[unit]
+        if not self._queues[queue]:
+            self._queues[queue].clear()  # or walking it would pass the places of all who were ever in it
 
     def where(self, unit: UnitId) -> Queue | None:
         """The queue a unit stands in."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 NO_BUS = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/nowhere/bus"}
-COMMANDS = (("status",), ("licenses",), ("devices",), ("devices", "--waiting"), ("explain", "lon/1"))
+COMMANDS = (("status",), ("licenses",), ("devices",), ("devices", "--waiting"), ("explain", "lon/1"), ("plan", "3"))
 
 
 def licensectl(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -20,7 +20,7 @@ def licensectl(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("nonsense",), ("status", "--colour"), ("explain",), ("install",), ("verify",)]
+    "arguments", [(), ("nonsense",), ("status", "--colour"), ("explain",), ("install",), ("verify",), ("plan",)]
 )
 def test_wrong_usage_ends_with_2_and_says_how(arguments: tuple[str, ...]) -> None:
     done = licensectl(*arguments)
@@ -32,7 +32,7 @@ def test_wrong_usage_ends_with_2_and_says_how(arguments: tuple[str, ...]) -> Non
 def test_help_names_every_command() -> None:
     done = licensectl("--help")
     assert done.returncode == 0
-    for command in ("status", "licenses", "devices", "explain", "install", "verify"):
+    for command in ("status", "licenses", "devices", "explain", "plan", "install", "verify", "doctor"):
         assert command.encode() in done.stdout
 
 
@@ -53,6 +53,24 @@ def test_a_file_that_cannot_be_read_ends_with_2(command: str, tmp_path: Path) ->
     assert done.returncode == 2
     assert b"none: No such file or directory [argument-invalid]" in done.stderr
     assert json.loads(done.stdout)["error"]["code"] == "argument-invalid"
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many", "1000001"])
+def test_a_plan_of_no_number_of_devices_is_wrong_usage(number: str) -> None:
+    done = licensectl("plan", number)
+    assert done.returncode == 2
+    assert b"usage: licensectl plan" in done.stderr
+
+
+def test_the_doctor_has_something_to_say_without_a_bus_and_without_a_configuration(tmp_path: Path) -> None:
+    done = licensectl("doctor", "--config", str(tmp_path / "none.toml"), "--json")
+    assert (done.returncode, done.stderr) == (3, b"")
+    report = json.loads(done.stdout)
+    assert (report["ok"], report["daemon"]) == (False, False)
+    assert {each["check"]: each["level"] for each in report["checks"] if each["check"] != "clock"} == {
+        "config": "fail",
+        "bus": "fail",
+    }
 
 
 def test_dbus_is_imported_only_to_ask() -> None:

@@ -1,0 +1,50 @@
+"""What `licensectl doctor` says of one check, and what it was given by the daemon.
+
+What this module does not do: it looks at nothing (`doctor`, `places`) and lays nothing out (`screens`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+RESTART = "systemctl restart smartserver-licensed"
+
+
+class Level(enum.Enum):
+    """How bad it is; only `FAIL` makes the whole verdict a no."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found. `todo` is empty where all is well."""
+
+    check: str
+    level: Level
+    why: str
+    todo: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What the daemon answered: its properties by name, and a row a license."""
+
+    properties: Mapping[str, Any]
+    licenses: Sequence[Mapping[str, Any]]
+
+
+def report(findings: Sequence[Finding], *, is_daemon_there: bool) -> dict[str, object]:
+    """The findings as JSON shows them."""
+    return {
+        "ok": all(each.level is not Level.FAIL for each in findings),
+        "daemon": is_daemon_there,
+        "checks": [
+            {"check": each.check, "level": each.level.value, "why": each.why, "todo": each.todo} for each in findings
+        ],
+    }
