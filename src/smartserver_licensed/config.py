@@ -12,7 +12,6 @@ What this module does not do: it opens nothing that the values point to, the pas
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -176,6 +175,8 @@ def _check_section(section: str, given: Mapping[str, object], *, source: str) ->
 def _require_known(given: Mapping[str, object], known: Mapping[str, object], *, what: str, where: str) -> None:
     for name in given:
         if name not in known:
+            import difflib  # noqa: PLC0415 - for an error only; each start would pay for it
+
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise ConfigError(f"cannot read {where}: unknown {what} {name!r}; {hint}")

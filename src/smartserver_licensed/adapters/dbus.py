@@ -17,12 +17,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib.resources
 import logging
 import os
 import select
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dbus_fast import (
@@ -88,7 +88,7 @@ class DbusService:
     def __init__(self, *, address: str) -> None:
         self._address = address
         self._service: LicenseService
-        self._xml = (importlib.resources.files("smartserver_licensed") / f"{INTERFACE}.xml").read_text("utf-8")
+        self._xml = (Path(__file__).parents[1] / f"{INTERFACE}.xml").read_text("utf-8")  # importlib.resources: 6 ms
         self._interfaces = {each.name: each for each in intr.Node.parse(self._xml).interfaces}
         self._handlers: dict[tuple[str, str], Callable[[Message], list[object]]] = {
             (INTERFACE, "ListLicenses"): self._list_licenses,

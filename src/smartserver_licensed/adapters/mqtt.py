@@ -112,9 +112,16 @@ class MqttBus:
     async def take(self, limit: int = 1_000, timeout_s: float | None = None) -> list[BrokerEvent]:
         """Up to `limit` events in order of arrival; waits for one, at most `timeout_s` seconds. For one caller only."""
         if not self._events:
-            self._waiting = asyncio.get_running_loop().create_future()
-            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the event.
-            await asyncio.wait([self._waiting], timeout=timeout_s)
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the event. Nor
+            # asyncio.wait: it takes three turns of the loop for what this does in one.
+            loop = asyncio.get_running_loop()
+            self._waiting = loop.create_future()
+            timer = None if timeout_s is None else loop.call_later(timeout_s, self._wake)
+            try:
+                await self._waiting
+            finally:
+                if timer is not None:
+                    timer.cancel()
         taken = [self._events.popleft() for _ in range(min(limit, len(self._events)))]
         self._queued_bytes -= sum(len(each.payload) for each in taken if isinstance(each, Received))
         return taken
@@ -127,6 +134,9 @@ class MqttBus:
     def put(self, event: BrokerEvent) -> None:
         """Queue an event of the connection."""
         self._events.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
@@ -229,6 +239,8 @@ class _Client(paho.Client):
     def _sock_recv(self, bufsize: int) -> bytes:
         if not self._arrived:
             self._arrived = memoryview(super()._sock_recv(_READ_BYTES))
+            # The broker's Nagle holds its next packet until this is acknowledged: at once, not in 40 ms (tcp(7)).
+            self.made.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         taken, self._arrived = self._arrived[:bufsize], self._arrived[bufsize:]
         return taken.tobytes()
 
@@ -291,15 +303,13 @@ class _Session:
         self._accepted_at: float | None = None
         self._outgoing: deque[_Outgoing] = deque()
         client = self.client = _Client(CallbackAPIVersion.VERSION2, client_id=CLIENT_ID, clean_session=True)
-        client.max_inflight_messages_set(
-            0
-        )  # no limit: `pacing` and `backlog_limit` are ours, and a walk at each ack less
+        client.max_inflight_messages_set(0)  # `publish` holds the limit: paho would walk over all at each PUBACK
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = lambda _client, _data, message: bus.put_message(message)
         client.on_socket_open = self._on_open
         client.on_socket_close = lambda _client, _data, sock: self._forget(sock)
-        client.on_socket_register_write = lambda _client, _data, sock: self._loop.add_writer(sock, client.loop_write)
+        client.on_socket_register_write = self._on_unwritten
         client.on_socket_unregister_write = self._on_written
 
     @property
@@ -364,6 +374,15 @@ class _Session:
         except Exception as error:  # noqa: BLE001 - paho keeps a packet that fails, and would fail on it for ever
             self._forget(sock)
             self.end(f"cannot read what the broker sent: {error!r}")
+
+    def _on_unwritten(self, _client: object, _data: object, sock: Any) -> None:  # noqa: ANN401 - as above
+        self._loop.call_soon(self._write, sock)
+
+    def _write(self, sock: socket.socket) -> None:
+        """Write what the socket takes at once, which is nearly always all; wait for the socket only with the rest."""
+        self.client.loop_write()
+        if self.client.want_write() and self.client.socket() is sock:
+            self._loop.add_writer(sock, self.client.loop_write)
 
     def _forget(self, sock: Any) -> None:  # noqa: ANN401 - as above
         self._loop.remove_reader(sock)

@@ -177,7 +177,7 @@ def _advice_for_waiting(totals: Totals, *, place: int, takeable: int, asked_s: i
             f"Or leave those their seats. {install}",
         ]
     return [
-        f"No seat can be taken: all are of devices that run, are down, or were asked for within {REQUEST_LIFE_S:.0f} s.",
+        f"No seat can be taken: all are of devices that run, are down, or were asked for in {REQUEST_LIFE_S:.0f} s.",
         "Deprovision or delete a device that is not needed; number 1 in the queue gets its seat.",
         f"Or more seats. {install}",
     ]

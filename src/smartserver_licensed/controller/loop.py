@@ -4,6 +4,7 @@ Rules (OVERVIEW, WIRE.md):
 - one batch at a time; what comes meanwhile waits in the adapter's queue and is in the next one;
 - nothing is decided before the own state is loaded and a snapshot of the broker is complete;
 - persist, then publish: what was announced survives a power cut;
+- no turn of the loop takes longer than some milliseconds: events and units are dealt with by the hundred;
 - the watchdog is fed by finished batches, not by a timer.
 
 What this module does not do: it reads no message (`observing`), decides nothing (`domain.seats`), says nothing itself
@@ -28,6 +29,7 @@ from smartserver_licensed.domain.seats import Decision, Entitled
 from smartserver_licensed.domain.status import Status, Totals, license_state
 from smartserver_licensed.domain.withholding import Answer
 from smartserver_licensed.formats.bus import Plain
+from smartserver_licensed.formats.connection import BrokerEvent
 
 from .enforcing import Enforcer
 from .guarding import Guard
@@ -43,7 +45,8 @@ from .telling import tell
 
 AUDIT_INTERVAL_S = 3_600.0
 LONGEST_WAIT_S = 1.0
-_TAKEN_AT_ONCE = 1_000
+_TAKEN_AT_ONCE = 100
+_TURN_S = 0.01
 
 
 class Controller:
@@ -97,10 +100,18 @@ class Controller:
             wait_s = max(0.0, min(self._next_due_at() - self._clocks.monotonic(), LONGEST_WAIT_S))
             events = await self._broker.take(_TAKEN_AT_ONCE, wait_s)
             async with self._lock:
-                for event in events:
-                    self._observer.observe(event)
+                await self._observe(events)
                 await self._batch()
             self._notifier.progressed()
+            await asyncio.sleep(0)  # while messages wait, nothing above does
+
+    async def _observe(self, events: Iterable[BrokerEvent]) -> None:
+        turn_ends_at = self._clocks.monotonic() + _TURN_S
+        for event in events:
+            self._observer.observe(event)
+            if self._clocks.monotonic() >= turn_ends_at:
+                await asyncio.sleep(0)  # 64 KiB of JSON may take 6 ms
+                turn_ends_at = self._clocks.monotonic() + _TURN_S
 
     async def commit_license(self, event: Event) -> bool:
         """Make a license event durable, leave no earlier copy of the state, and act on it in the same breath."""
@@ -227,9 +238,11 @@ class Controller:
     def _refuse_without_state(self, now_s: float) -> None:
         """No ledger: nothing is admitted; whoever asks is told why, and what runs is left alone."""
         facts, totals = self.admission.facts, self.totals()
-        waiting = [each for each in facts.take_requests() if facts.view(each.unit).state is not DeviceState.PROVISIONED]
+        due = self.admission.take_due()
+        requests = facts.take_requests(due)
+        waiting = [each for each in requests if facts.view(each.unit).state is not DeviceState.PROVISIONED]
         self._refuse([refuse(each, totals=totals, is_storage_usable=False) for each in waiting], now_s)
-        self._touched.update(dict.fromkeys(self.admission.due_units()))
+        self._touched.update(due)
 
     # -- state comes and goes ------------------------------------------------------------------------------------------
 
@@ -260,12 +273,12 @@ class Controller:
         ]
         if self._observer.is_current:  # nobody is spoken to before
             moments += [self._speaker.next_due_at(), self._enforcer.next_due_at()]
+            moments.append(now_s if self.admission.is_due else None)
         if self._keeper.state is not None and self._observer.is_current:
             now = self._keeper.now()
             end = next_end(self.licenses(), now)
             moments += [
                 self.admission.next_due_at(can_take=self.totals().free == 0),
-                now_s if self.admission.is_due else None,
                 now_s + end - now if end is not None else None,
                 now_s + self._keeper.grace().remaining_s if self._keeper.has_excess else None,
             ]
@@ -298,8 +311,9 @@ class Controller:
 
     def _make_status(self) -> Status:
         state, storage, totals = self._keeper.state, self._keeper.storage, self.totals()
+        is_started = self._observer.is_started and self.admission.is_swept
         return Status(
-            state=license_state(is_started=self._observer.is_started, storage=storage, is_bound=True, totals=totals),
+            state=license_state(is_started=is_started, storage=storage, is_bound=True, totals=totals),
             totals=totals,
             storage=storage,
             clock=self._keeper.clock(),
@@ -312,7 +326,8 @@ class Controller:
         )
 
     def _replace_status(self) -> None:
+        is_current = self._observer.is_current and not self.admission.is_sweeping  # half a count helps nobody
         is_shown = self._display.replace(
-            self._make_status(), is_current=self._observer.is_current, is_doubtful=self._observer.is_status_doubtful
+            self._make_status(), is_current=is_current, is_doubtful=self._observer.is_status_doubtful
         )
         self._observer.is_status_doubtful = not is_shown

@@ -1,7 +1,8 @@
 """Everything the daemon publishes on MQTT, and the recognition of its own messages when they come back.
 
 Rules (WIRE.md): own messages are recognised by exact payload among the last 8 sent per topic, so that an own
-`provision` is no request and an own older `lic` no tampering. Without a connection or a SID nothing is published; the
+`provision` is no request and an own older `lic` no tampering; of the last 5,000 topics at least, so that handles which
+come and go leave nothing behind. Without a connection or a SID nothing is published; the
 snapshot after the next connect repairs.
 
 What this module does not do: it decides nothing; payload forms are `formats.iap`'s.
@@ -9,7 +10,6 @@ What this module does not do: it decides nothing; payload forms are `formats.iap
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from smartserver_licensed.domain.devices import DeviceId
@@ -22,6 +22,7 @@ from smartserver_licensed.formats import iap, iap_said
 from .ports import Broker
 
 _REMEMBERED = 8
+_REMEMBERED_TOPICS = 5_000
 
 
 class Outbox:
@@ -30,21 +31,27 @@ class Outbox:
     def __init__(self, broker: Broker, wall_ms: Callable[[], int]) -> None:
         self._broker = broker
         self._wall_ms = wall_ms
-        self._sent: dict[str, deque[bytes]] = {}
+        self._sent: dict[str, tuple[bytes, ...]] = {}
+        self._sent_before: dict[str, tuple[bytes, ...]] = {}  # an older generation; both together are looked at
         self.sid: str | None = None
 
     def forget_sent(self) -> None:
         """A new connection: what was sent over the old one does not come back."""
         self._sent.clear()
+        self._sent_before.clear()
 
     def is_own(self, topic: str, payload: bytes, *, once: bool = False) -> bool:
         """Whether we sent this. `once`: one echo answers for one message, as a person may send the same bytes."""
-        sent = self._sent.get(topic)
-        if sent is None or payload not in sent:
+        sent = self._recall(topic)
+        if payload not in sent:
             return False
         if once:
-            sent.remove(payload)
+            place = sent.index(payload)
+            self._sent[topic] = sent[:place] + sent[place + 1 :]
         return True
+
+    def _recall(self, topic: str) -> tuple[bytes, ...]:
+        return self._sent[topic] if topic in self._sent else self._sent_before.get(topic, ())
 
     def lic(self, device: Device, answer: Answer, totals: Totals) -> bool:
         """Say `lic` to a device."""
@@ -86,5 +93,7 @@ class Outbox:
         if not self._broker.publish(topic, payload, qos=1, retain=retain):
             return False
         if topic.endswith(("/lic", "/do")):
-            self._sent.setdefault(topic, deque(maxlen=_REMEMBERED)).append(payload)
+            self._sent[topic] = (*self._recall(topic)[1 - _REMEMBERED :], payload)
+            if len(self._sent) > _REMEMBERED_TOPICS:
+                self._sent, self._sent_before = {}, self._sent
         return True

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
+_AT_ONCE = 100
 
 K = TypeVar("K", bound=Hashable)
 
@@ -53,13 +54,13 @@ class Pauses(Generic[K]):
         return key not in self._running or now_s >= self._running[key][1]
 
     def ended(self, now_s: float) -> list[K]:
-        """Those whose pause is over; each is told once."""
+        """Those whose pause is over, a hundred at most; each is told once."""
         while self._lapses and self._lapses[0][0] < now_s:
             _, _, key = heapq.heappop(self._lapses)
             if key in self._running and now_s > sum(self._running[key]):
                 del self._running[key]
-        over = []
-        while self._ends and self._ends[0][0] <= now_s:
+        over: list[K] = []
+        while self._ends and self._ends[0][0] <= now_s and len(over) < _AT_ONCE:
             end_s, serial, key = heapq.heappop(self._ends)
             if key in self._running and self._running[key][1] == end_s:
                 over.append(key)

@@ -27,6 +27,8 @@ from .outbox import Outbox
 from .pacing import Pace
 from .pauses import Pauses
 
+_AT_ONCE = 100
+
 
 class Speaker:
     """Says `lic` and remembers when to say it again. Bounded by the number of devices known."""
@@ -65,7 +67,7 @@ class Speaker:
 
     def due(self, facts: Facts, now_s: float) -> list[Device]:
         """The devices whose pause is over, or whose turn has come; look at them again."""
-        turns = list(itertools.islice(self._unsaid, self._pace.left(now_s)))
+        turns = list(itertools.islice(self._unsaid, min(self._pace.left(now_s), _AT_ONCE)))
         for device_id in turns:
             del self._unsaid[device_id]
         due = (*turns, *self._pauses.ended(now_s), *self._guarding.ended(now_s))

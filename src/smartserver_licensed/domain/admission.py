@@ -9,15 +9,17 @@ dropped and rebuilt from a snapshot of the broker.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
 from .counting import UnitId
+from .devices import DeviceState
 from .facts import Facts
 from .ledger_state import LedgerState, SeatGiven, SeatLost
 from .overcapacity import Grace
 from .queues import Queue, Queues, place
-from .seats import Decision, Entitled, decide
+from .seats import AT_ONCE, Decision, Entitled, decide
 
 
 class Admission:
@@ -28,27 +30,38 @@ class Admission:
         self.queues = Queues()
         self.settle_s = settle_s
         self._due: dict[UnitId, None] = {}
+        self._is_cut = False
+        self.is_sweeping = False  # all units were marked, and not all are decided yet
+        self.is_swept = False  # all were decided once
 
     @property
     def is_due(self) -> bool:
-        """Whether some unit waits to be looked at."""
-        return bool(self._due)
+        """Whether some unit waits to be looked at, or for a seat that is free."""
+        return bool(self._due) or self._is_cut
 
     def mark(self, *units: UnitId | None) -> None:
         """These units are due; None is nobody."""
         self._due.update(dict.fromkeys(unit for unit in units if unit is not None))
 
     def mark_all(self, state: LedgerState | None) -> None:
-        """Every unit that is known, or has a seat, is due."""
-        self.mark(*self.facts.units(), *(state.seats if state else ()))
+        """Every unit that is known, or has a seat, is due; those that run come first, as they do in one batch."""
+        running = (device.unit for device in self.facts.devices() if device.state is DeviceState.PROVISIONED)
+        self.mark(*running, *self.facts.units(), *(state.seats if state else ()))
+        self.is_sweeping = True
 
-    def due_units(self) -> tuple[UnitId, ...]:
-        """The units that are due, in order."""
-        return tuple(self._due)
+    def take_due(self) -> dict[UnitId, None]:
+        """The units for one batch, in order; they are due no longer."""
+        taken = dict.fromkeys(itertools.islice(self._due, AT_ONCE))
+        for unit in taken:
+            del self._due[unit]
+        if self.is_sweeping and not self._due:
+            self.is_sweeping, self.is_swept = False, True
+        return taken
 
     def state_changed(self, state: LedgerState | None, now_s: float) -> None:
         """The durable state was loaded (again) or dropped: everything derived from it is made anew."""
         self.queues = Queues()
+        self._is_cut = False
         if state is not None:
             self.facts.realign(state.internal)
             self.hold_candidates(state, now_s)
@@ -74,17 +87,17 @@ class Admission:
                 self.mark(unit)
 
     def decide(self, state: LedgerState, entitled: Entitled, *, grace: Grace, now_s: float) -> Decision:
-        """Decide about all due units and requests; see `seats.decide`."""
+        """Decide about the units that are due, `AT_ONCE` at most, and their requests; see `seats.decide`."""
         changes, moved = self.facts.take_internal_changes(state.internal)
         self.mark(*moved, *self.facts.take_unheld(now_s))
         self.mark(*self.queues.ripe(Queue.SETTLING, now_s), *self.queues.ripe(Queue.FRESH, now_s))
-        due, self._due = self._due, {}
+        due = self.take_due()
         self._file(due, state, now_s)
         decision = decide(
             state,
             self.queues,
             due,
-            self.facts.take_requests(),
+            self.facts.take_requests(due),
             entitled,
             view=self.facts.view,
             grace=grace,
@@ -92,6 +105,7 @@ class Admission:
             settle_s=self.settle_s,
             has_held=self.facts.has_held,
         )
+        self._is_cut = decision.is_cut
         return replace(decision, events=(*changes, *decision.events), due=tuple(due))
 
     def applied(self, state: LedgerState, decision: Decision, now_s: float) -> dict[UnitId, None]:

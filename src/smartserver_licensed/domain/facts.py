@@ -14,7 +14,7 @@ What this module does not do: nothing here is durable, and nothing here gives or
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 
 from .counting import SMARTSERVER, UnitId, counting_unit, may_be_internal
@@ -197,7 +197,7 @@ class Facts:
         if state is None:
             return device.unit
         device.is_live = not is_retained
-        if state is DeviceState.UNLICENSED:
+        if state is DeviceState.UNLICENSED and len(self._lic_readers) < self._max_devices:
             self._lic_readers.add(device_id.protocol)
         if state is DeviceState.UNPROVISIONED:
             device.unprovisioned_since = device.unprovisioned_since if was is state else now_s
@@ -262,11 +262,16 @@ class Facts:
 
     # -- what the controller tells them ---------------------------------------------------------------------------
 
-    def take_requests(self) -> list[SeatRequest]:
-        """The seat requests since the last call, for devices that are still there; each is answered once."""
-        requests, self._requests = self._requests, []
-        alive = [(self._devices[each.device], each) for each in requests if each.device in self._devices]
-        return [replace(each, unit=device.unit) for device, each in alive if device.state is not DeviceState.DELETED]
+    def take_requests(self, units: Container[UnitId]) -> list[SeatRequest]:
+        """The seat requests for these units, of devices that are still there; each is answered once."""
+        taken: list[SeatRequest] = []
+        kept: list[SeatRequest] = []
+        for each in self._requests:
+            device = self._devices.get(each.device)
+            if device is not None and device.state is not DeviceState.DELETED:
+                (taken if device.unit in units else kept).append(replace(each, unit=device.unit))
+        self._requests = kept
+        return taken
 
     def take_internal_changes(self, internal: set[DeviceId]) -> tuple[list[InternalChanged], set[UnitId]]:
         """Which devices join or leave those counted with the SmartServer, and the units that are due by it.

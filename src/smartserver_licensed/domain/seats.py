@@ -8,7 +8,8 @@ Rules (LICENSING §3):
 - adopted beyond the capacity are only units that are held and run (`facts.hold` says who is held);
 - when capacity shrinks, reserved seats go first, newest first; provisioned ones only when their grace has ended;
 - `used + reserved ≤ capacity` at each grant, and a unit has one seat at most;
-- the cost is in the changes of the batch, never in the number of units (but for a shrink, which sorts once).
+- the cost is in the changes of the batch, never in the number of units (but for a shrink, which sorts once), and a
+  batch is small: what is left over is in the next one, in the same order.
 
 What this module does not do: it knows no bytes, no topics and no clock, and keeps nothing. `LedgerState.apply` follows
 the durable append.
@@ -43,6 +44,8 @@ from .refusal import Refusal, SeatRequest, refuse
 from .status import Totals
 from .withholding import may_lose_seat
 
+AT_ONCE = 100  # units looked at, and seats given, in one batch: 1,000 would keep everything else waiting 0.2 s
+
 
 @dataclass(frozen=True, slots=True)
 class Entitled:
@@ -63,6 +66,7 @@ class Decision:
     revoked: tuple[UnitId, ...]
     grace: Grace
     due: tuple[UnitId, ...] = ()  # the units looked at
+    is_cut: bool = False  # there are more free seats, and units that wait for them: decide again
 
 
 def decide(
@@ -93,8 +97,9 @@ def decide(
         draft.events.append(AdoptionClosed())
     _shrink(draft)
     _revoke(draft, entitled)
+    is_cut = False
     if entitled.is_bound:
-        _fill(draft, itertools.chain(unseated, queues.units(*WAITING)), view)
+        is_cut = _fill(draft, itertools.chain(unseated, queues.units(*WAITING)), view)
         _take(draft, queues, view, now_s)
     totals = draft.totals(queues.waiting)
     refusals = tuple(
@@ -102,7 +107,9 @@ def decide(
         for request in requests
         if request.unit != SMARTSERVER and draft.seat(request.unit) is None
     )
-    return Decision(tuple(draft.events), refusals, tuple(draft.adopted), tuple(draft.revoked), draft.grace)
+    return Decision(
+        tuple(draft.events), refusals, tuple(draft.adopted), tuple(draft.revoked), draft.grace, is_cut=is_cut
+    )
 
 
 class _Draft:
@@ -235,11 +242,18 @@ def _revoke(draft: _Draft, entitled: Entitled) -> None:
             return
 
 
-def _fill(draft: _Draft, waiting: Iterable[UnitId], view: Callable[[UnitId], UnitView]) -> None:
-    """Free seats go to units that run without one, then to those that were asked for, then by arrival."""
+def _fill(draft: _Draft, waiting: Iterable[UnitId], view: Callable[[UnitId], UnitView]) -> bool:
+    """Free seats go to units that run without one, then to those that were asked for, then by arrival.
+
+    Returns whether it was cut short: it gives `AT_ONCE` at most.
+    """
     candidates = _untouched(draft, waiting)
-    while draft.free > 0 and (unit := next(candidates, None)) is not None:
+    for _ in range(min(draft.free, AT_ONCE)):
+        unit = next(candidates, None)
+        if unit is None:
+            return False
         _give(draft, view(unit))
+    return draft.free > 0
 
 
 def _take(draft: _Draft, queues: Queues, view: Callable[[UnitId], UnitView], now_s: float) -> None:

@@ -144,9 +144,10 @@ def test_a_burst_fits_a_subscribers_queue_and_the_rest_follows_in_order_at_a_ste
         heard += stage.speak(*stage.speaker.due(stage.facts, due_at))
         assert len(heard) <= BURST + (due_at - start_s) * PER_SECOND + 1
     assert len(heard) > BURST + 0.8 * PER_SECOND
-    stage.clocks.now_s += 1
-    heard += stage.speak(*stage.speaker.due(stage.facts, stage.clocks.now_s))
-    assert len(dict(heard)) == 3_000
+    while len(dict(heard)) < 3_000:
+        stage.clocks.now_s += 0.05
+        heard += stage.speak(*stage.speaker.due(stage.facts, stage.clocks.now_s))
+    assert stage.clocks.now_s < start_s + 3
     assert [licensed for _, licensed in heard[:3_000]] == [False] * 1_500 + [True] * 1_500
 
 
