@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import gc
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
@@ -135,6 +136,7 @@ async def _serve(settings: config.Config, config_path: Path) -> int:
         audience.listener = bus
         tell(messages.STARTED, VERSION=VERSION, STORAGE=keeper.storage.value)
         manager.ready()
+        gc.freeze()  # what is there now stays: no collection has to walk over it again
         await _until_stopped(stopping, broker.run(), controller.run())
     finally:
         manager.stopping()

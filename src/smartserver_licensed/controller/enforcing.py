@@ -34,14 +34,12 @@ class Enforcer:
     def __init__(
         self,
         outbox: Outbox,
-        answer: Callable[[Device], Answer],
         reads_lic: Callable[[str], bool],
         *,
         is_reporting_only: bool,
     ) -> None:
         """`reads_lic`: whether a protocol's engine is known to read `lic`. `is_reporting_only`: nobody is asked."""
         self._outbox = outbox
-        self._answer = answer
         self._reads_lic = reads_lic
         self._is_reporting_only = is_reporting_only
         self._pauses: Pauses[DeviceId] = Pauses()
@@ -62,15 +60,15 @@ class Enforcer:
         """When the next pause is over (monotonic seconds), or None."""
         return self._pauses.next_end_at()
 
-    def look(self, devices: Iterable[Device], now_s: float) -> list[SeatRequest]:
+    def look(self, answers: Iterable[tuple[Device, Answer]], now_s: float) -> list[SeatRequest]:
         """Ask the engines of those that run without a seat; returns what is to be refused for it.
 
         To be called before `lic` is said: it tells what a device shows from what it was told.
         """
         refused = []
-        for device in devices:
+        for device, answer in answers:
             reads_lic = self._reads_lic(device.id.protocol)
-            if not withholding.must_stop(self._answer(device), state=device.state, reads_lic=reads_lic):
+            if not withholding.must_stop(answer, state=device.state, reads_lic=reads_lic):
                 if self._pauses.is_over(device.id, now_s) or device.state is DeviceState.DELETED:
                     self._let_go(device.id)
             elif device.id not in self._asked:

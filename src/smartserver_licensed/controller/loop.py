@@ -72,12 +72,11 @@ class Controller:
         self._install_code = install_code
         self._version = version
         self._outbox = Outbox(broker, clocks.wall_ms)
-        self._speaker = Speaker(self._outbox, self.answer, self._reads_lic)
-        self._enforcer = Enforcer(
-            self._outbox, self.answer, self._reads_lic, is_reporting_only=policy.is_reporting_only
-        )
+        self._speaker = Speaker(self._outbox, self._reads_lic)
+        self._enforcer = Enforcer(self._outbox, self._reads_lic, is_reporting_only=policy.is_reporting_only)
         self._guard = Guard(self._outbox, announcer)
         self._observer = Observer(broker, clocks, self._outbox, self._speaker, policy, lambda: keeper.state)
+        self._entitled = Entitled(0, None)
         self._display = Display(announcer, notifier, self._outbox, clocks, self._make_status())
         self._limit = RefusalLimit()
         self._refusals = Ration(messages.SEAT_REFUSED)
@@ -92,6 +91,7 @@ class Controller:
         """Load the state, before anything is decided. Raises LedgerBusyError only."""
         await self._keeper.open()
         self._state_changed()
+        self._look_at_licenses()
         self._replace_status()
 
     async def run(self) -> None:
@@ -129,6 +129,7 @@ class Controller:
     async def _batch(self) -> None:
         now_s = self._clocks.monotonic()
         await self._on_time(now_s)
+        self._look_at_licenses()
         if self._keeper.state is None:
             self._refuse_without_state(now_s)
         elif self._observer.is_current:
@@ -138,6 +139,10 @@ class Controller:
         for topic, payload, device in self._observer.take_foreign():
             self._guard.found(topic, payload, device, self.totals(), now_s)
         self._replace_status()
+
+    def _look_at_licenses(self) -> None:
+        now, licenses = self._keeper.now(), self.licenses()
+        self._entitled = Entitled(capacity(licenses, now), ended_grace_days(licenses, now))
 
     async def _on_time(self, now_s: float) -> None:
         if self._keeper.retry_at is not None and now_s >= self._keeper.retry_at:
@@ -154,7 +159,7 @@ class Controller:
 
     async def _decide(self, state: LedgerState, now_s: float) -> None:
         grace = self._keeper.grace()
-        decision = self.admission.decide(state, self._entitled(), grace=grace, now_s=now_s)
+        decision = self.admission.decide(state, self._entitled, grace=grace, now_s=now_s)
         given = [each.unit for each in decision.events if isinstance(each, SeatGiven)]
         newly = {unit for unit in given if unit not in state.seats}
         has_news = bool(decision.events) or decision.grace != grace
@@ -168,18 +173,15 @@ class Controller:
         self._announce(decision, newly)
         self._refuse(decision.refusals, now_s)
 
-    def _entitled(self) -> Entitled:
-        now, licenses = self._keeper.now(), self.licenses()
-        return Entitled(capacity(licenses, now), ended_grace_days(licenses, now))
-
     def _speak(self, now_s: float) -> None:
         facts = self.admission.facts
         touched = (device for unit in self._touched for device in facts.members(unit))
         due = (*self._speaker.due(facts, now_s), *self._enforcer.due(facts, now_s))
         devices = {device.id: device for device in (*due, *touched)}
         self._touched.clear()
-        unasked = self._enforcer.look(devices.values(), now_s)
-        for device in self._speaker.speak(devices.values(), totals=self.totals(), now_s=now_s):
+        answers = [(device, self.answer(device)) for device in devices.values()]
+        unasked = self._enforcer.look(answers, now_s)
+        for device in self._speaker.speak(answers, totals=self.totals(), now_s=now_s):
             facts.forget(device)
         is_usable = self._keeper.state is not None
         self._refuse([refuse(each, totals=self.totals(), is_storage_usable=is_usable) for each in unasked], now_s)
@@ -302,12 +304,12 @@ class Controller:
         return state.installed.grant.licenses if state and state.installed else ()
 
     def totals(self) -> Totals:
-        """The counts as of now; O(1)."""
+        """The counts as of now, the capacity as of the last batch; O(1), and no clock is read."""
         state = self._keeper.state
         waiting = self.admission.queues.waiting
         if state is None:
             return Totals(0, 0, 0, waiting)
-        return Totals(capacity(self.licenses(), self._keeper.now()), state.provisioned, state.reserved, waiting)
+        return Totals(self._entitled.capacity, state.provisioned, state.reserved, waiting)
 
     def _make_status(self) -> Status:
         state, storage, totals = self._keeper.state, self._keeper.storage, self.totals()

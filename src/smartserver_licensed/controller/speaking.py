@@ -15,7 +15,7 @@ What this module does not do: it does not decide who hears what (`domain.withhol
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from smartserver_licensed.domain.devices import Action, DeviceId, DeviceState
 from smartserver_licensed.domain.facts import Device, Facts
@@ -33,10 +33,9 @@ _AT_ONCE = 100
 class Speaker:
     """Says `lic` and remembers when to say it again. Bounded by the number of devices known."""
 
-    def __init__(self, outbox: Outbox, answer: Callable[[Device], Answer], reads_lic: Callable[[str], bool]) -> None:
+    def __init__(self, outbox: Outbox, reads_lic: Callable[[str], bool]) -> None:
         """`reads_lic`: whether a protocol's engine is known to read `lic`."""
         self._outbox = outbox
-        self._answer = answer
         self._reads_lic = reads_lic
         self._pauses: Pauses[DeviceId] = Pauses()
         self._guarding: Pauses[DeviceId] = Pauses()
@@ -49,9 +48,8 @@ class Speaker:
         if protocol is None:
             self._unsaid.clear()
 
-    def speak(self, devices: Iterable[Device], *, totals: Totals, now_s: float) -> list[Device]:
-        """Say what is to be said to these devices; returns the deleted ones whose `false` the broker has."""
-        answers = [(device, self._answer(device)) for device in devices]
+    def speak(self, answers: Sequence[tuple[Device, Answer]], *, totals: Totals, now_s: float) -> list[Device]:
+        """Say these answers where that is needed; returns the deleted devices whose `false` the broker has."""
         for wanted in (False, True):
             for device, answer in answers:
                 if answer.licensed is wanted and self._is_wrong(device, answer):

@@ -29,16 +29,14 @@ class Stage:
         outbox.sid = "17qtest"
         self.answer = answer
         self.readers: set[str] = set()
-        self.enforcer = Enforcer(
-            outbox, lambda _: self.answer, self.readers.__contains__, is_reporting_only=is_reporting_only
-        )
+        self.enforcer = Enforcer(outbox, self.readers.__contains__, is_reporting_only=is_reporting_only)
         self.device = Device(DeviceId("xyz", "d1"), UnitId("xyz/d1"), state=DeviceState.PROVISIONED, is_live=True)
         self.refused = 0
 
     def look(self) -> int:
         """How many deprovisions left."""
         before = len(self.broker.published)
-        self.refused += len(self.enforcer.look([self.device], self.clocks.now_s))
+        self.refused += len(self.enforcer.look([(self.device, self.answer)], self.clocks.now_s))
         return len(self.broker.published) - before
 
     def times(self, duration_s: int) -> list[float]:

@@ -30,7 +30,7 @@ class Stage:
         outbox.sid = "17qtest"
         self.readers = {"modbus"}
         self.facts = Facts(max_devices=4_000)
-        self.speaker = Speaker(outbox, lambda device: self.answers[device.id.handle], self.readers.__contains__)
+        self.speaker = Speaker(outbox, self.readers.__contains__)
 
     def device(self, handle: str, answer: Answer, state: DeviceState = DeviceState.UNLICENSED) -> Device:
         self.answers[handle] = answer
@@ -39,8 +39,12 @@ class Stage:
         device = self.facts.device(name)
         return device or Device(name, UnitId(f"modbus/{handle}"), state=state)
 
+    def answer(self, *devices: Device) -> list[Device]:
+        answers = [(each, self.answers[each.id.handle]) for each in devices]
+        return self.speaker.speak(answers, totals=TOTALS, now_s=self.clocks.now_s)
+
     def speak(self, *devices: Device) -> list[tuple[str, bool]]:
-        self.speaker.speak(devices, totals=TOTALS, now_s=self.clocks.now_s)
+        self.answer(*devices)
         return self.broker.said()
 
 
@@ -52,7 +56,7 @@ def test_in_one_batch_every_false_leaves_before_any_true() -> None:
 
 def test_lic_is_retained_qos_1_and_says_why() -> None:
     stage = Stage()
-    stage.speaker.speak([stage.device("1", NO)], totals=TOTALS, now_s=0.0)
+    stage.answer(stage.device("1", NO))
     ((topic, payload, qos, retain),) = stage.broker.published
     assert (topic, qos, retain) == ("glp/0/17qtest/fb/dev/modbus/1/lic", 1, True)
     assert json.loads(payload)["reason"] == "capacity-exceeded"
@@ -182,7 +186,7 @@ def test_an_older_capacity_exceeded_stands_where_nobody_knows_who_asked_any_more
 def test_a_deleted_device_that_heard_false_can_be_forgotten() -> None:
     stage = Stage()
     device = stage.device("1", Answer(licensed=False, reason=Reason.DELETED), DeviceState.DELETED)
-    assert stage.speaker.speak([device], totals=TOTALS, now_s=0.0) == [device]
+    assert stage.answer(device) == [device]
 
 
 def test_without_a_connection_nothing_counts_as_said() -> None:
@@ -197,14 +201,14 @@ def test_a_refused_provision_is_repeated_once_and_only_in_time() -> None:
     stage = Stage()
     device = stage.device("1", YES, DeviceState.UNPROVISIONED)
     device.broker_licensed, device.repeat = True, (b'{"action":"provision"}', stage.clocks.now_s + 1)
-    stage.speaker.speak([device], totals=TOTALS, now_s=stage.clocks.now_s)
+    stage.answer(device)
     assert [(topic, payload) for topic, payload, _, _ in stage.broker.published] == [
         ("glp/0/17qtest/rq/dev/modbus/1/do", b'{"action":"provision"}')
     ]
     stage.broker.published.clear()
-    stage.speaker.speak([device], totals=TOTALS, now_s=stage.clocks.now_s)
+    stage.answer(device)
     device.repeat = (b"{}", stage.clocks.now_s - 1)
-    stage.speaker.speak([device], totals=TOTALS, now_s=stage.clocks.now_s)
+    stage.answer(device)
     assert stage.broker.published == []
 
 
