@@ -36,6 +36,10 @@ _RULES = {
     "gone": "It has not been seen since the daemon looked at the broker, and holds no seat.",
     "storage-fault": "The ledger cannot be used: what runs keeps running, nothing new is admitted.",
 }
+_RUNS_WITHOUT = (
+    "It runs without a seat: an engine that reads lic stops it; an older engine is asked to deprovision it, "
+    'or it is only reported (enforcement = "report").'
+)
 _ADVICE = {
     "reserved": "Provision it when it shall run.",
     "absent": "Nothing has to be done. If it is only switched off, it is licensed as before when its engine shows it "
@@ -111,11 +115,12 @@ def explain(
         raise UnknownDeviceError(f"cannot explain {name!r}: no device or counting unit of that name is known")
     view = facts.view(unit)
     word = "deleted" if device and device.state is DeviceState.DELETED else _seat_word(unit, view, state, queues)
+    runs_without = word == "waiting" and view.state is DeviceState.PROVISIONED
     place, takeable = _place(unit, queues), _takeable(queues, now_s)
     asked_s = int(now_s - view.asked_at) if view.asked_at is not None else None
     explanation = _row(name, unit, facts, state, queues) | {
         "seat": word,
-        "rule": _RULES[word],
+        "rule": _RULES[word] + (f" {_RUNS_WITHOUT}" if runs_without else ""),
         "reason": answer.reason.value if answer and answer.reason else "",
         "capacity": totals.capacity,
         "used": totals.used,

@@ -62,6 +62,8 @@ class Observer:
         self._was_connected = True
         self._had_snapshot = False
         self._absence_at = self._next_snapshot_at = self._report_at = _NEVER
+        self._begun_at = -REPORT_INTERVAL_S
+        self._absence_since = 0  # the generation of the snapshot that the grace began with
         self._drops: Counter[str] = Counter()
         self._last_bad = ""
         self._unknown_states: set[DeviceId] = set()
@@ -95,7 +97,7 @@ class Observer:
             case Dropped(reason, is_incomplete):
                 self._note_drop(reason)
                 if is_incomplete:
-                    self._next_snapshot_at = min(self._next_snapshot_at, self._clocks.monotonic())
+                    self._look_again(self._clocks.monotonic())
             case Received(topic, payload, is_retained):
                 try:
                     message = iap.parse(topic, payload, sid=self.sid or "")
@@ -202,8 +204,13 @@ class Observer:
             if device is not None and state is not None:
                 facts.expect(device, state.internal)
         self._next_snapshot_at = _NEVER
+        self._begun_at = self._clocks.monotonic()
         self._snapshot = Snapshot(self._broker, sid, unseen=self._unseen, salt=self._salt)
-        self._snapshot.start(self._clocks.monotonic())
+        self._snapshot.start(self._begun_at)
+
+    def _look_again(self, now_s: float) -> None:
+        """Facts are missing: another snapshot at once, but one a minute at most, as it may be what overflows."""
+        self._next_snapshot_at = min(self._next_snapshot_at, max(now_s, self._begun_at + REPORT_INTERVAL_S))
 
     def _unseen(self) -> Sequence[DeviceId]:
         facts = self.admission.facts
@@ -215,8 +222,10 @@ class Observer:
         self._snapshot = None
         self.is_current = self.is_started = self.is_status_doubtful = True
         self._outbox.sid = self.sid
-        self._next_snapshot_at = now_s + SNAPSHOT_INTERVAL_S
-        self._absence_at = now_s + self._policy.absence_grace_s
+        self._next_snapshot_at = min(self._next_snapshot_at, now_s + SNAPSHOT_INTERVAL_S)
+        if self._absence_at == _NEVER:  # a later snapshot does not postpone it
+            self._absence_at = now_s + self._policy.absence_grace_s
+            self._absence_since = self.admission.facts.generation
         if not self._had_snapshot:
             self._had_snapshot = True
             self.admission.facts.note_start()
@@ -235,9 +244,10 @@ class Observer:
             self._begin_snapshot(self.sid)
         if now_s >= self._absence_at:
             self._absence_at = _NEVER
-            self.admission.find_absent(self._state())
+            self.admission.find_absent(self._state(), self._absence_since)
         if self.admission.facts.dropped:
             self._note_drop("more devices than max_devices")
+            self._look_again(now_s)
         if now_s >= self._report_at:
             self._report_drops(now_s)
 

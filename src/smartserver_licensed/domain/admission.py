@@ -74,15 +74,15 @@ class Admission:
             if may_run and unit not in state.seats and (state.is_adopting or unit in state.evicted):
                 self.facts.hold(unit, now_s + self.settle_s)
 
-    def find_absent(self, state: LedgerState | None) -> None:
-        """No `sts` came after the snapshot and the grace: such units keep their seats, but hear nothing.
+    def find_absent(self, state: LedgerState | None, since: int) -> None:
+        """No `sts` came since that snapshot, and the grace is over: such units keep their seats, but hear nothing.
 
         Those without a seat are forgotten. Without the durable state nobody is: it may come back with seats.
         """
         if state is None:
             return
         for unit in dict.fromkeys([*self.facts.units(), *state.seats]):
-            if not self.facts.is_seen(unit):
+            if not self.facts.is_seen(unit, since):
                 (self.facts.set_absent if unit in state.seats else self.facts.drop)(unit)
                 self.mark(unit)
 

@@ -130,9 +130,9 @@ class Facts:
         """All counting units that have members, in the order of first sight."""
         return tuple(self._members)
 
-    def is_seen(self, unit: UnitId) -> bool:
-        """Whether some `sts` of the unit came since the last snapshot began."""
-        return any(device.seen_in == self.generation for device in self._members.get(unit, ()))
+    def is_seen(self, unit: UnitId, since: int) -> bool:
+        """Whether some `sts` of the unit came since the snapshot of that generation began."""
+        return any(device.seen_in >= since for device in self._members.get(unit, ()))
 
     def reads_lic(self, protocol: str) -> bool:
         """Whether a protocol's engine reads `lic`: some `sts` of it has said `unlicensed` (WIRE.md)."""

@@ -135,7 +135,7 @@ def test_an_absent_device_keeps_its_seat_and_after_its_loss_is_not_called_delete
     world = World(2)
     world.run("lon/1")
     world.facts.begin_snapshot()
-    world.admission.find_absent(world.state)
+    world.admission.find_absent(world.state, world.facts.generation)
     world.batch()
     assert explained(world, "lon/1")["seat"] == "absent"
     assert "Nothing has to be done" in advice(world, "lon/1")

@@ -191,7 +191,7 @@ def test_an_absent_unit_stays_counted_until_a_request_takes_its_seat_and_is_adop
     world = World(capacity=2)
     world.run("modbus/1")
     world.facts.begin_snapshot()
-    world.admission.find_absent(world.state)
+    world.admission.find_absent(world.state, world.facts.generation)
     world.batch()
     assert world.totals.used == 2
     world.create("modbus/2", provision=True)
@@ -214,7 +214,7 @@ def test_a_unit_that_lost_its_seat_while_absent_and_does_not_run_is_an_ordinary_
     world = World(capacity=2)
     world.run("modbus/1")
     world.facts.begin_snapshot()
-    world.admission.find_absent(world.state)
+    world.admission.find_absent(world.state, world.facts.generation)
     world.create("modbus/2", provision=True)
     world.batch()
     world.sts("modbus/1", "unlicensed")
@@ -229,7 +229,7 @@ def test_a_unit_without_a_seat_that_is_not_seen_any_more_is_forgotten_and_makes_
     world.batch()
     assert world.totals.waiting == 1
     world.facts.begin_snapshot()
-    world.admission.find_absent(world.state)
+    world.admission.find_absent(world.state, world.facts.generation)
     world.batch()
     assert world.totals.waiting == 0
     assert not list(world.facts.devices())
