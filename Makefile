@@ -1,7 +1,7 @@
 # The same names in README, CI and docs. Everything installs itself: `make run` on a fresh Debian 12 is enough.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup run test check clean
+.PHONY: help setup run test check bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -35,6 +35,9 @@ check: setup ## ruff, mypy strict, import contracts
 	$(BIN)/ruff format --no-cache --check src tests docs/examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: setup ## how close to the limit it is: one table, build/bench.json beside it (SHORT=1: under a minute)
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench $(if $(SHORT),--short)
 
 clean: ## remove what the other targets made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info

@@ -225,6 +225,60 @@ def _count(messages: list[Message], state: str) -> int:
     return len({each.topic for each in messages if each.payload.startswith(wanted)})
 
 
+def xyz(handle: str, resource: str = "sts") -> str:
+    return f"glp/0/17qtest/fb/dev/xyz/{handle}/{resource}"
+
+
+def test_an_older_engine_provisions_by_a_request_to_itself_and_deprovisions_for_anybody(
+    broker: Broker, client: Client
+) -> None:
+    with Engine(broker.port, kind="js") as engine:
+        engine.create_devices(1, provision=True)
+        client.wait_for(lambda each: each.topic == xyz("d1") and each.json()["state"] == "provisioned")
+        requests = [each.json()["action"] for each in client.messages if each.topic.endswith("/d1/do")]
+        assert requests == ["provision"]
+        client.publish(xyz("d1", "lic"), {"licensed": False}, retain=True)
+        client.clear()
+
+        client.publish("glp/0/17qtest/rq/dev/xyz/d1/do", {"action": "deprovision"})
+
+        answer = client.wait_for(lambda each: each.topic == xyz("d1"))
+        assert answer.json()["state"] == "unprovisioned"
+        assert [each.topic for each in client.messages if "/fb/" in each.topic] == [xyz("d1")], "one answer to one do"
+
+
+def test_an_older_engine_says_nothing_after_a_restart_and_remembers_its_devices(broker: Broker, client: Client) -> None:
+    with Engine(broker.port, kind="js") as engine:
+        engine.create_devices(1, provision=True)
+        client.wait_for(lambda each: each.topic == xyz("d1") and each.json()["state"] == "provisioned")
+        engine.kill()
+        client.clear()
+
+        engine.start()
+
+        client.wait_for(lambda each: each.topic == "glp/0/./=engine/about")
+        assert [each.topic for each in client.collect(0.3)] == []
+        client.publish("glp/0/17qtest/rq/dev/xyz/d1/do", {"action": "delete"})
+        client.wait_for(lambda each: each.topic == xyz("d1") and each.json()["state"] == "deleted")
+
+
+def test_an_older_engine_that_does_not_obey_answers_nothing(broker: Broker, client: Client) -> None:
+    with Engine(broker.port, kind="js", is_obedient=False) as engine:
+        engine.create_devices(1, provision=True)
+        client.wait_for(lambda each: each.topic == xyz("d1") and each.json()["state"] == "provisioned")
+        client.publish("glp/0/17qtest/rq/dev/xyz/d1/do", {"action": "deprovision"})
+
+        assert [each for each in client.collect(0.3) if "/fb/" in each.topic] == []
+
+
+def test_an_older_engine_runs_as_a_process_too(broker: Broker, client: Client) -> None:
+    command = [sys.executable, str(Path(runner.__file__)), "--port", str(broker.port), "--sid", "17qtest"]
+    with subprocess.Popen([*command, "--kind", "js", "--create", "1", "--provision"]) as process:
+        client.wait_for(lambda each: each.topic == xyz("d1") and each.json()["state"] == "provisioned", 10)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
 def test_it_runs_as_a_process_that_may_be_killed(broker: Broker, client: Client) -> None:
     command = [sys.executable, str(Path(runner.__file__)), "--port", str(broker.port), "--sid", "17qtest"]
     command += ["--start-window", str(WINDOW_S), "--create", "2", "--provision"]

@@ -3,7 +3,9 @@
 Rules:
 - a small broker stands between: retained messages are kept, subscriptions get them with the flag set, live messages
   come without it (MQTT 3.1.1), own messages come back;
-- `_mark` "driver start" begins a new engine with nothing but what is retained; "driver stopped" ends it.
+- `_mark` "driver start" begins a new run, "driver stopped" ends it; a `lic` reader knows what is retained, an older
+  engine what it had;
+- the name of a recording says which kind of engine spoke.
 
 What this module does not do: it judges nothing.
 """
@@ -16,7 +18,8 @@ from pathlib import Path
 
 from paho.mqtt.client import topic_matches_sub
 
-from engines.idl import IdlEngine, Publish
+from engines.idl import Publish
+from engines.machine import Kind, Machine, succeed
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
 
@@ -37,10 +40,21 @@ class Recorded:
 
     @property
     def is_from_engine(self) -> bool:
-        """Of `idl_*` recordings; see the README beside them."""
+        """See the README beside the recordings; an older engine's own requests are its only QoS 2."""
         levels = self.topic.split("/")
         is_device = len(levels) > 4 and levels[3:5] == ["fb", "dev"] and levels[-1] != "lic"
-        return is_device or self.topic.endswith("/ev/error") or "/=engine/" in self.topic
+        is_own_request = self.topic.endswith("/do") and self.qos == 2
+        return is_device or is_own_request or self.topic.endswith("/ev/error") or "/=engine/" in self.topic
+
+
+def names(kind: Kind) -> list[str]:
+    """The recordings of a kind of engine."""
+    return sorted(path.stem for path in RECORDINGS.glob(f"{kind}_*.jsonl"))
+
+
+def kind_of(name: str) -> Kind:
+    """Which kind of engine spoke in a recording."""
+    return "js" if name.startswith("js_") else "idl"
 
 
 def read(name: str) -> list[Recorded]:
@@ -53,10 +67,12 @@ def read(name: str) -> list[Recorded]:
 class Replay:
     """One recording's outside traffic through engines; `published` grows."""
 
-    def __init__(self, *, start_window_s: float = 5.0) -> None:
+    def __init__(self, kind: Kind = "idl", *, start_window_s: float = 5.0) -> None:
         self.published: list[Recorded] = []
+        self._kind = kind
         self._window_s = start_window_s
-        self._engine: IdlEngine | None = None
+        self._engine: Machine | None = None
+        self._last: Machine | None = None  # the run before
         self._subscribed: tuple[str, ...] = ()
         self._retained: dict[str, str] = {}
 
@@ -65,7 +81,8 @@ class Replay:
         for message in recording:
             self._let_time_pass(message.time_s)
             if message.is_mark and message.payload == "driver start":
-                self._engine, self._subscribed = IdlEngine(start_window_s=self._window_s), ()
+                self._engine = succeed(self._last, self._kind, start_window_s=self._window_s)
+                self._last, self._subscribed = self._engine, ()
                 self._send(message.time_s, self._engine.start(message.time_s))
             elif message.is_mark and message.payload == "driver stopped":
                 self._engine = None

@@ -1,15 +1,16 @@
 """The simulated engine on a real broker: in a thread of a test (`Engine`), or as a process of its own.
 
-    python tests/engines/runner.py --port 1883 --protocol example --sid 17qtest --start-window 0.2
+    python tests/engines/runner.py --port 1883 --kind idl --protocol example --sid 17qtest --start-window 0.2
 
 Rules:
 - one thread owns both paho and the machine: its loop reads, answers, ticks, subscribes; other threads hand in commands;
 - subscriptions are QoS 0: at mosquitto's defaults a QoS 1 subscriber that is 1,020 messages behind loses the rest,
   one of QoS 0 only at some 4,000; a simulated engine must not be what loses messages in a test;
-- nothing is kept over a restart but what the broker retains; a lost connection is taken up again by the same run.
+- a restart keeps what the kind of engine keeps: a `lic` reader what the broker retains, an older engine what it had;
+  a lost connection is taken up again by the same run.
 
-What this module does not do: it knows no rule of the protocol (`idl`), and it keeps no session in the broker, so a `do`
-sent while the engine is away is lost.
+What this module does not do: it knows no rule of an engine (`idl`, `js`), and it keeps no session in the broker, so a
+`do` sent while the engine is away is lost. As a process, an older engine forgets its devices with its end.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ from paho.mqtt.reasoncodes import ReasonCode
 if __package__ in {None, ""}:  # run as a script
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from engines.idl import DEVICE_TYPE, IdlEngine, Publish
+from engines.idl import Publish
+from engines.machine import DEVICE_TYPE, PROTOCOL, Kind, Machine, succeed
 
 _POLL_S = 0.01  # commands of other threads wait at most this long
 _RECONNECT_S = 0.05
 _CREATE_BATCH = 50
 
-_Command = Callable[[IdlEngine, float], list[Publish]]
+_Command = Callable[[Machine, float], list[Publish]]
 
 
 class Engine:
@@ -47,19 +49,27 @@ class Engine:
     def __init__(
         self,
         port: int,
-        protocol: str = "example",
+        protocol: str | None = None,
         sid: str | None = "17qtest",
         start_window_s: float = 0.2,
         *,
+        kind: Kind = "idl",
         unreachable: Iterable[str] = (),
+        is_obedient: bool = True,
     ) -> None:
-        """`sid=None`: the one retained on the broker. `unreachable`: handles that cannot be provisioned."""
-        self.protocol = protocol
+        """`sid=None`: the one retained on the broker. `unreachable`: handles that cannot be provisioned.
+
+        Of older engines: `is_obedient=False` does not deprovision when asked to.
+        """
+        self.protocol = PROTOCOL[kind] if protocol is None else protocol
+        self._kind: Kind = kind
+        self._is_obedient = is_obedient
         self._port = port
         self._sid = sid
         self._window_s = start_window_s
         self._unreachable = set(unreachable)
         self._run: _Run | None = None
+        self._last: Machine | None = None  # of the run before
 
     def __enter__(self) -> Engine:  # noqa: PYI034 - typing.Self is Python 3.11's
         self.start()
@@ -70,12 +80,16 @@ class Engine:
 
     def start(self) -> None:
         """Start a new run; returns when it is connected and subscribed. Raises TimeoutError after 10 s."""
-        machine = IdlEngine(
+        machine = succeed(
+            self._last,
+            self._kind,
             protocol=self.protocol,
             sid=self._sid,
             start_window_s=self._window_s,
             unreachable=self._unreachable,
+            is_obedient=self._is_obedient,
         )
+        self._last = machine
         self._run = _Run(machine, self._port)
         self._run.start()
         if not self._run.is_ready.wait(10):
@@ -91,7 +105,7 @@ class Engine:
         self._end(is_orderly=False)
 
     def restart(self) -> None:
-        """Kill, and start a new run that knows what the broker retains."""
+        """Kill, and start a new run that knows what its kind of engine keeps."""
         self.kill()
         self.start()
 
@@ -99,7 +113,7 @@ class Engine:
         """From now on these handles, and no others, cannot be provisioned; what is provisioned stays so."""
         self._unreachable = set(handles)
 
-        def replace(machine: IdlEngine, _now_s: float) -> list[Publish]:
+        def replace(machine: Machine, _now_s: float) -> list[Publish]:
             machine.unreachable = set(self._unreachable)
             return []
 
@@ -113,7 +127,9 @@ class Engine:
         handles = [f"{prefix}{number}" for number in range(first, first + count)]
         run = self._running()
         for start in range(0, count, _CREATE_BATCH):
-            run.commands.put(_creation(handles[start : start + _CREATE_BATCH], provision=provision))
+            run.commands.put(
+                _creation(handles[start : start + _CREATE_BATCH], DEVICE_TYPE[self._kind], provision=provision)
+            )
         return handles
 
     def wait_settled(self, timeout_s: float = 30.0) -> None:
@@ -135,11 +151,11 @@ class Engine:
             self._run = None
 
 
-def _creation(handles: list[str], *, provision: bool) -> _Command:
-    def create(machine: IdlEngine, now_s: float) -> list[Publish]:
+def _creation(handles: list[str], device_type: str, *, provision: bool) -> _Command:
+    def create(machine: Machine, now_s: float) -> list[Publish]:
         out: list[Publish] = []
         for handle in handles:
-            args = {"unid": f"unid-{handle}", "type": DEVICE_TYPE, "provision": provision}
+            args = {"unid": f"unid-{handle}", "type": device_type, "provision": provision}
             request = json.dumps({"action": "create", "args": args})
             out += machine.receive(now_s, machine.do_topic(handle), request, retain=False)
         return out
@@ -150,7 +166,7 @@ def _creation(handles: list[str], *, provision: bool) -> _Command:
 class _Run(threading.Thread):
     """From a start to its end: one machine, one connection (again and again), one thread."""
 
-    def __init__(self, machine: IdlEngine, port: int) -> None:
+    def __init__(self, machine: Machine, port: int) -> None:
         super().__init__(name=f"engine-{machine.protocol}", daemon=True)
         self.commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self.is_ready = threading.Event()
@@ -253,9 +269,10 @@ class _Run(threading.Thread):
 
 def main(arguments: list[str] | None = None) -> int:
     """The engine as a process, until SIGTERM or SIGINT. Prints "ready" when it is subscribed."""
-    parser = argparse.ArgumentParser(description="A simulated protocol engine that reads `lic`.")
+    parser = argparse.ArgumentParser(description="A simulated protocol engine.")
     parser.add_argument("--port", type=int, default=1883)
-    parser.add_argument("--protocol", default="example")
+    parser.add_argument("--kind", choices=sorted(PROTOCOL), default="idl", help="js: an older one, knows no `lic`")
+    parser.add_argument("--protocol", help="default: that of the recorded engine of its kind")
     parser.add_argument("--sid", help="default: the one retained on the broker")
     parser.add_argument("--start-window", type=float, default=5.0, metavar="SECONDS")
     parser.add_argument("--unreachable", nargs="*", default=[], metavar="HANDLE")
@@ -265,7 +282,14 @@ def main(arguments: list[str] | None = None) -> int:
     ended = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: ended.set())
-    engine = Engine(options.port, options.protocol, options.sid, options.start_window, unreachable=options.unreachable)
+    engine = Engine(
+        options.port,
+        options.protocol,
+        options.sid,
+        options.start_window,
+        kind=options.kind,
+        unreachable=options.unreachable,
+    )
     with engine:
         engine.create_devices(options.create, provision=options.provision)
         print("ready", flush=True)

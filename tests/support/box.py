@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,14 @@ class Box:
         sid: str | None = INSTALL_CODE,
         broker: Broker | None = None,
         mqtt: str = "",
-        **policy: float,
+        program: Sequence[str] = (),
+        daemon_port: int | None = None,
+        **policy: float | str,
     ) -> None:
         """`capacity` installs a license of so many devices at the start; `policy` goes to the configuration.
 
         A `broker` of the test's own takes the place of one that lets everybody in; `mqtt`: more lines of its section.
+        `program` is started in place of the installed daemon; `daemon_port` is where it finds the broker, if elsewhere.
         """
         self.directory = Path(tempfile.mkdtemp(prefix="box-"))
         self.state = self.directory / "state"
@@ -61,6 +64,8 @@ class Box:
         self._capacity = capacity
         self._sid = sid
         self._mqtt = mqtt
+        self._program = program or (str(BIN / "smartserver-licensed"),)
+        self._daemon_port = daemon_port or self.broker.port
         self._policy = policy
         self._daemon: subprocess.Popen[bytes] | None = None
 
@@ -89,9 +94,9 @@ class Box:
     def _write_config(self) -> None:
         environment = self.directory / "environment"
         environment.write_text(f"APOLLO_INSTALL_CODE={INSTALL_CODE}\n")
-        policy = "\n".join(f"{key} = {value}" for key, value in self._policy.items())
+        policy = "\n".join(f"{key} = {json.dumps(value)}" for key, value in self._policy.items())
         self.config.write_text(
-            f"[mqtt]\nport = {self.broker.port}\n{self._mqtt}\n"
+            f"[mqtt]\nport = {self._daemon_port}\n{self._mqtt}\n"
             f'[state]\npath = "{self.state}"\n'
             f'[bus]\naddress = "{self.bus.address}"\n'
             f'[trust]\nroot = "{self.directory}/root.json"\n[identity]\nenvironment_file = "{environment}"\n'
@@ -121,7 +126,7 @@ class Box:
         """Start the daemon, perhaps under another program; returns when it answers on the bus."""
         with (self.directory / "daemon.log").open("ab") as log:
             self._daemon = subprocess.Popen(
-                [*under, str(BIN / "smartserver-licensed"), "--config", str(self.config)],
+                [*under, *self._program, "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -92,16 +92,20 @@ class World:
         self.batch()
 
     def batch(self) -> Decision:
-        decision = self.admission.decide(
+        *_, decision = self.admission.deciding(
             self.state, Entitled(self.capacity, self.ended_grace_days), grace=self.state.grace, now_s=self.now_s
         )
+        assert decision is not None
         for event in decision.events:
             self.state.apply(event)
         self.state.grace = decision.grace
-        touched = self.admission.applied(self.state, decision, self.now_s)
+        touched = self.admission.touched(decision)
+        self.admission.file(touched, self.state, self.now_s)
         self.events.extend(decision.events)
         self.refusals.extend(decision.refusals)
         self._say(touched)
+        if self.admission.is_due:  # whose hold has just ended
+            self.batch()
         return decision
 
     def _say(self, touched: dict[UnitId, None]) -> None:

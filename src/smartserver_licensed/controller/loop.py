@@ -4,7 +4,8 @@ Rules (OVERVIEW, WIRE.md):
 - one batch at a time; what comes meanwhile waits in the adapter's queue and is in the next one;
 - nothing is decided before the own state is loaded and a snapshot of the broker is complete;
 - persist, then publish: what was announced survives a power cut;
-- no turn of the loop takes longer than some milliseconds: events and units are dealt with by the hundred;
+- no turn of the loop takes longer than some milliseconds: events are taken in for 10 ms, then others have their turn;
+  a large batch is computed by hundreds;
 - the watchdog is fed by finished batches, not by a timer.
 
 What this module does not do: it reads no message (`observing`), decides nothing (`domain.seats`), says nothing itself
@@ -24,8 +25,9 @@ from smartserver_licensed.domain.entitlement import capacity, ended_grace_days, 
 from smartserver_licensed.domain.facts import Device
 from smartserver_licensed.domain.ledger_state import Cause, Event, LedgerState, SeatGiven, SeatLost
 from smartserver_licensed.domain.licenses import License
+from smartserver_licensed.domain.overcapacity import Grace
 from smartserver_licensed.domain.refusal import Refusal, RefusalLimit, refuse
-from smartserver_licensed.domain.seats import Decision, Entitled
+from smartserver_licensed.domain.seats import Decision, Entitled, by_hundreds
 from smartserver_licensed.domain.status import Status, Totals, license_state
 from smartserver_licensed.domain.withholding import Answer
 from smartserver_licensed.formats.bus import Plain
@@ -45,7 +47,7 @@ from .telling import tell
 
 AUDIT_INTERVAL_S = 3_600.0
 LONGEST_WAIT_S = 1.0
-_TAKEN_AT_ONCE = 100
+_TAKEN_AT_ONCE = 1_000
 _TURN_S = 0.01
 
 
@@ -131,11 +133,11 @@ class Controller:
         await self._on_time(now_s)
         self._look_at_licenses()
         if self._keeper.state is None:
-            self._refuse_without_state(now_s)
+            await self._refuse_without_state(now_s)
         elif self._observer.is_current:
             await self._decide(self._keeper.state, now_s)
         if self._observer.is_current:
-            self._speak(now_s)
+            await self._speak(now_s)
         for topic, payload, device in self._observer.take_foreign():
             self._guard.found(topic, payload, device, self.totals(), now_s)
         self._replace_status()
@@ -159,32 +161,47 @@ class Controller:
 
     async def _decide(self, state: LedgerState, now_s: float) -> None:
         grace = self._keeper.grace()
-        decision = self.admission.decide(state, self._entitled, grace=grace, now_s=now_s)
+        decision = await self._decision(state, grace, now_s)
         given = [each.unit for each in decision.events if isinstance(each, SeatGiven)]
         newly = {unit for unit in given if unit not in state.seats}
         has_news = bool(decision.events) or decision.grace != grace
         if has_news and not await self._keeper.commit(decision.events, decision.grace):
             self._state_changed()
             return
-        self._touched.update(self.admission.applied(state, decision, now_s))
+        touched = self.admission.touched(decision)
+        for some in by_hundreds(touched):
+            self.admission.file(some, state, now_s)
+            await asyncio.sleep(0)
+        self._touched.update(touched)
         self._keeper.has_excess = self.totals().excess > 0
-        self._speak(now_s)  # lic first: a device waits for it, ev/lic is for the record
+        await self._speak(now_s)  # lic first: a device waits for it, ev/lic is for the record
         self._broker.flush()
-        self._announce(decision, newly)
-        self._refuse(decision.refusals, now_s)
+        await self._announce(decision, newly)
+        await self._refuse(decision.refusals, now_s)
 
-    def _speak(self, now_s: float) -> None:
+    async def _decision(self, state: LedgerState, grace: Grace, now_s: float) -> Decision:
+        for decision in self.admission.deciding(state, self._entitled, grace=grace, now_s=now_s):
+            if decision is not None:
+                return decision
+            await asyncio.sleep(0)
+        raise AssertionError("deciding ends with a decision")
+
+    async def _speak(self, now_s: float) -> None:
         facts = self.admission.facts
         touched = (device for unit in self._touched for device in facts.members(unit))
         due = (*self._speaker.due(facts, now_s), *self._enforcer.due(facts, now_s))
         devices = {device.id: device for device in (*due, *touched)}
         self._touched.clear()
-        answers = [(device, self.answer(device)) for device in devices.values()]
+        answers: list[tuple[Device, Answer]] = []
+        for some in by_hundreds(devices.values()):
+            answers += [(device, self.answer(device)) for device in some]
+            if len(devices) > len(answers):
+                await asyncio.sleep(0)
         unasked = self._enforcer.look(answers, now_s)
         for device in self._speaker.speak(answers, totals=self.totals(), now_s=now_s):
             facts.forget(device)
         is_usable = self._keeper.state is not None
-        self._refuse([refuse(each, totals=self.totals(), is_storage_usable=is_usable) for each in unasked], now_s)
+        await self._refuse([refuse(each, totals=self.totals(), is_storage_usable=is_usable) for each in unasked], now_s)
 
     def answer(self, device: Device) -> Answer:
         """What a device should hear now; the rule is `withholding`'s."""
@@ -204,15 +221,17 @@ class Controller:
     def _reads_lic(self, protocol: str) -> bool:
         return self.admission.facts.reads_lic(protocol)
 
-    def _announce(self, decision: Decision, newly: set[UnitId]) -> None:
+    async def _announce(self, decision: Decision, newly: set[UnitId]) -> None:
         totals = self.totals()
-        for event in decision.events:
-            match event:
-                case SeatGiven(unit) if unit in newly:
-                    self._say_event("admission", unit, None, totals)
-                case SeatLost(unit, cause):
-                    kind = "revocation" if cause in {Cause.GRACE_ENDED, Cause.REVOKED} else "release"
-                    self._say_event(kind, unit, cause.value, totals)
+        for some in by_hundreds(decision.events):
+            for event in some:
+                match event:
+                    case SeatGiven(unit) if unit in newly:
+                        self._say_event("admission", unit, None, totals)
+                    case SeatLost(unit, cause):
+                        kind = "revocation" if cause in {Cause.GRACE_ENDED, Cause.REVOKED} else "release"
+                        self._say_event(kind, unit, cause.value, totals)
+            await asyncio.sleep(0)
         if decision.adopted:
             tell(messages.ADOPTED, COUNT=len(decision.adopted), DEVICE=decision.adopted[0], CAPACITY=totals.capacity)
         if decision.revoked:
@@ -223,27 +242,26 @@ class Controller:
         device = members[0].id if members else only_device(unit)
         self._outbox.event(kind, str(unit), device, reason=reason, totals=totals)
 
-    def _refuse(self, refusals: Iterable[Refusal], now_s: float) -> None:
-        for refusal in refusals:
-            if not self._limit.allows(refusal.request.unit, now_s):
-                continue
-            self._outbox.refusal(refusal, self.totals())
-            device, code = str(refusal.request.device), refusal.code.value
-            details: dict[str, Plain] = {
-                "capacity": refusal.capacity,
-                "used": refusal.used,
-                "message": refusal.sentence,
-            }
-            self._announcer.rejected(device, code, details)
-            self._refusals.tell(now_s, DEVICE=device, CODE=code, CAPACITY=refusal.capacity, USED=refusal.used)
+    async def _refuse(self, refusals: Iterable[Refusal], now_s: float) -> None:
+        for some in by_hundreds(each for each in refusals if self._limit.allows(each.request.unit, now_s)):
+            for refusal in some:
+                self._tell_refused(refusal, now_s)
+            await asyncio.sleep(0)
 
-    def _refuse_without_state(self, now_s: float) -> None:
+    def _tell_refused(self, refusal: Refusal, now_s: float) -> None:
+        self._outbox.refusal(refusal, self.totals())
+        device, code = str(refusal.request.device), refusal.code.value
+        details: dict[str, Plain] = {"capacity": refusal.capacity, "used": refusal.used, "message": refusal.sentence}
+        self._announcer.rejected(device, code, details)
+        self._refusals.tell(now_s, DEVICE=device, CODE=code, CAPACITY=refusal.capacity, USED=refusal.used)
+
+    async def _refuse_without_state(self, now_s: float) -> None:
         """No ledger: nothing is admitted; whoever asks is told why, and what runs is left alone."""
         facts, totals = self.admission.facts, self.totals()
         due = self.admission.take_due()
-        requests = facts.take_requests(due)
+        requests = facts.take_requests()
         waiting = [each for each in requests if facts.view(each.unit).state is not DeviceState.PROVISIONED]
-        self._refuse([refuse(each, totals=totals, is_storage_usable=False) for each in waiting], now_s)
+        await self._refuse([refuse(each, totals=totals, is_storage_usable=False) for each in waiting], now_s)
         self._touched.update(due)
 
     # -- state comes and goes ------------------------------------------------------------------------------------------
@@ -272,6 +290,7 @@ class Controller:
             self._observer.next_due_at(),
             self._next_audit_at,
             *(each.due_at for each in self._rations),
+            self._display.due_at,
         ]
         if self._observer.is_current:  # nobody is spoken to before
             moments += [self._speaker.next_due_at(), self._enforcer.next_due_at()]
@@ -313,9 +332,8 @@ class Controller:
 
     def _make_status(self) -> Status:
         state, storage, totals = self._keeper.state, self._keeper.storage, self.totals()
-        is_started = self._observer.is_started and self.admission.is_swept
         return Status(
-            state=license_state(is_started=is_started, storage=storage, is_bound=True, totals=totals),
+            state=license_state(is_started=self._observer.is_started, storage=storage, is_bound=True, totals=totals),
             totals=totals,
             storage=storage,
             clock=self._keeper.clock(),
@@ -328,8 +346,7 @@ class Controller:
         )
 
     def _replace_status(self) -> None:
-        is_current = self._observer.is_current and not self.admission.is_sweeping  # half a count helps nobody
         is_shown = self._display.replace(
-            self._make_status(), is_current=is_current, is_doubtful=self._observer.is_status_doubtful
+            self._make_status(), is_current=self._observer.is_current, is_doubtful=self._observer.is_status_doubtful
         )
         self._observer.is_status_doubtful = not is_shown

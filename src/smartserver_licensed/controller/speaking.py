@@ -41,6 +41,7 @@ class Speaker:
         self._guarding: Pauses[DeviceId] = Pauses()
         self._pace = Pace()
         self._unsaid: dict[DeviceId, None] = {}
+        self._left = 0  # how many may be said in this call
 
     def reset(self, protocol: str | None = None) -> None:
         """Forget what was said: to everybody on a new connection, to a protocol's devices when its engine starts."""
@@ -50,6 +51,7 @@ class Speaker:
 
     def speak(self, answers: Sequence[tuple[Device, Answer]], *, totals: Totals, now_s: float) -> list[Device]:
         """Say these answers where that is needed; returns the deleted devices whose `false` the broker has."""
+        self._left = min(self._pace.left(now_s), _AT_ONCE)
         for wanted in (False, True):
             for device, answer in answers:
                 if answer.licensed is wanted and self._is_wrong(device, answer):
@@ -92,7 +94,7 @@ class Speaker:
         pauses = self._guarding if device.is_lic_doubtful else self._pauses
         if not pauses.is_over(device.id, now_s):
             return
-        if self._pace.left(now_s) <= 0:
+        if self._left <= 0:
             self._unsaid[device.id] = None
             return
         pauses.begin(device.id, now_s)
@@ -100,6 +102,7 @@ class Speaker:
         if not self._outbox.lic(device, answer, totals):
             return
         self._pace.spend()
+        self._left -= 1
         device.broker_licensed = answer.licensed
         device.broker_reason = answer.reason.value if answer.reason else None
         device.is_lic_doubtful = False

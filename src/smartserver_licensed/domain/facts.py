@@ -14,7 +14,7 @@ What this module does not do: nothing here is durable, and nothing here gives or
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -176,8 +176,11 @@ class Facts:
     # -- observations --------------------------------------------------------------------------------------------
 
     def begin_snapshot(self) -> None:
-        """A snapshot begins: from now on a handle that shows no `sts` is not seen, and no `lic` is known."""
+        """A snapshot begins: from now on a handle that shows no `sts` is not seen."""
         self.generation += 1
+
+    def connected(self) -> None:
+        """A new connection: nothing is known of what the broker holds in `lic`."""
         for device in self._devices.values():
             device.broker_licensed = device.broker_reason = None
             device.is_lic_doubtful = False
@@ -197,9 +200,13 @@ class Facts:
     def report(
         self, device_id: DeviceId, report: DeviceReport, *, is_retained: bool, now_s: float, internal: set[DeviceId]
     ) -> UnitId | None:
-        """Take in one `sts`; the unit that is due by it, or None where it makes none."""
+        """Take in one `sts`; the unit that is due by it, or None where there is none.
+
+        A handle that is known by its retained `deleted` only is due after the snapshot: most have heard their `false`.
+        """
         device = self._devices.get(device_id)
         state = report.state if report.state is not DeviceState.UNKNOWN else None
+        is_new = device is None
         if device is None:
             is_old_news = state is DeviceState.DELETED and not is_retained  # engines say it twice; ours is said already
             if state is None or is_old_news or not self._has_room(state):
@@ -227,6 +234,8 @@ class Facts:
         device.state = state
         if state is DeviceState.DELETED:
             self._delete(device)
+            if is_new and is_retained:
+                return None
         else:
             self._deleted.pop(device_id, None)
             if was in {None, DeviceState.DELETED}:
@@ -283,16 +292,11 @@ class Facts:
 
     # -- what the controller tells them ---------------------------------------------------------------------------
 
-    def take_requests(self, units: Container[UnitId]) -> list[SeatRequest]:
-        """The seat requests for these units, of devices that are still there; each is answered once."""
-        taken: list[SeatRequest] = []
-        kept: list[SeatRequest] = []
-        for each in self._requests:
-            device = self._devices.get(each.device)
-            if device is not None and device.state is not DeviceState.DELETED:
-                (taken if device.unit in units else kept).append(replace(each, unit=device.unit))
-        self._requests = kept
-        return taken
+    def take_requests(self) -> list[SeatRequest]:
+        """The seat requests since the last call, for devices that are still there; each is answered once."""
+        requests, self._requests = self._requests, []
+        alive = [(self._devices[each.device], each) for each in requests if each.device in self._devices]
+        return [replace(each, unit=device.unit) for device, each in alive if device.state is not DeviceState.DELETED]
 
     def take_internal_changes(self, internal: set[DeviceId]) -> tuple[list[InternalChanged], set[UnitId]]:
         """Which devices join or leave those counted with the SmartServer, and the units that are due by it.
@@ -335,7 +339,8 @@ class Facts:
 
     def hold(self, unit: UnitId, until_s: float) -> None:
         """The unit may be one to adopt: it hears no `false` before this time. Times of later calls never fall."""
-        self._held.setdefault(unit, until_s)
+        self._held.pop(unit, None)
+        self._held[unit] = until_s
 
     def take_unheld(self, now_s: float) -> list[UnitId]:
         """The units whose hold ends now; they are due."""
@@ -386,7 +391,7 @@ class Facts:
         used = len(self._deleted) if state is DeviceState.DELETED else live
         if used < self._max_devices:
             return True
-        self.dropped += 1
+        self.dropped += state is not DeviceState.DELETED  # of those that are over, more will have room next time
         return False
 
     def _add(self, device_id: DeviceId, internal: set[DeviceId]) -> Device:

@@ -1,4 +1,4 @@
-"""Where seats are counted and given: the incremental counter. `decide` says what changes; it changes nothing.
+"""Where seats are counted and given: the incremental counter. `deciding` says what changes; it changes nothing.
 
 Rules (LICENSING §3):
 - a new counting unit gets a seat if one is free, else it waits; units that were asked for come first;
@@ -8,8 +8,7 @@ Rules (LICENSING §3):
 - adopted beyond the capacity are only units that are held and run (`facts.hold` says who is held);
 - when capacity shrinks, reserved seats go first, newest first; provisioned ones only when their grace has ended;
 - `used + reserved ≤ capacity` at each grant, and a unit has one seat at most;
-- the cost is in the changes of the batch, never in the number of units (but for a shrink, which sorts once), and a
-  batch is small: what is left over is in the next one, in the same order.
+- the cost is in the changes of the batch, never in the number of units (but for a shrink, which sorts once).
 
 What this module does not do: it knows no bytes, no topics and no clock, and keeps nothing. `LedgerState.apply` follows
 the durable append.
@@ -20,6 +19,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from . import overcapacity
 from .counting import SMARTSERVER, UnitId
@@ -44,7 +44,7 @@ from .refusal import Refusal, SeatRequest, refuse
 from .status import Totals
 from .withholding import may_lose_seat
 
-AT_ONCE = 100  # units looked at, and seats given, in one batch: 1,000 would keep everything else waiting 0.2 s
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,9 @@ class Decision:
     revoked: tuple[UnitId, ...]
     grace: Grace
     due: tuple[UnitId, ...] = ()  # the units looked at
-    is_cut: bool = False  # there are more free seats, and units that wait for them: decide again
 
 
-def decide(
+def deciding(
     state: LedgerState,
     queues: Queues,
     due: Iterable[UnitId],
@@ -81,25 +80,27 @@ def decide(
     now_s: float,
     settle_s: float,
     has_held: bool,
-) -> Decision:
-    """Decide one batch. `due` are the units whose facts changed; all of them are filed in `queues` already.
+) -> Iterator[Decision | None]:
+    """Decide one batch: the last value is the decision; a None before it is a place to let others have their turn.
 
-    Nothing is changed: not the state, not the queues, not the facts behind `view`. `now_s` is monotonic seconds.
-    `grace` is
-    the state's, advanced to now. `has_held`: some unit is still held, so that the adoption of a new ledger stays open.
+    `due` are the units whose facts changed; all of them are filed in `queues` already, as nothing is given or taken
+    before all of them were followed. Nothing is changed: not the state, not the queues, not the facts behind `view`,
+    and nobody else may change them before the end. `now_s` is monotonic seconds. `grace` is the state's, advanced to
+    now. `has_held`: some unit is still held, so that the adoption of a new ledger stays open.
     """
     draft = _Draft(state, entitled.capacity, grace)
     unseated: list[UnitId] = []
-    for unit in due:
-        if unit != SMARTSERVER:
-            _follow(draft, view(unit), unseated, now_s=now_s, settle_s=settle_s)
+    for some in by_hundreds(due):
+        for unit in some:
+            if unit != SMARTSERVER:
+                _follow(draft, view(unit), unseated, now_s=now_s, settle_s=settle_s)
+        yield None
     if state.is_adopting and not has_held:
         draft.events.append(AdoptionClosed())
     _shrink(draft)
     _revoke(draft, entitled)
-    is_cut = False
     if entitled.is_bound:
-        is_cut = _fill(draft, itertools.chain(unseated, queues.units(*WAITING)), view)
+        _fill(draft, itertools.chain(unseated, queues.units(*WAITING)), view)
         _take(draft, queues, view, now_s)
     totals = draft.totals(queues.waiting)
     refusals = tuple(
@@ -107,9 +108,14 @@ def decide(
         for request in requests
         if request.unit != SMARTSERVER and draft.seat(request.unit) is None
     )
-    return Decision(
-        tuple(draft.events), refusals, tuple(draft.adopted), tuple(draft.revoked), draft.grace, is_cut=is_cut
-    )
+    yield Decision(tuple(draft.events), refusals, tuple(draft.adopted), tuple(draft.revoked), draft.grace)
+
+
+def by_hundreds(items: Iterable[_T]) -> Iterator[list[_T]]:
+    """The items in lists of 100: what takes long is done piece by piece, so that others have their turn between."""
+    rest = iter(items)
+    while some := list(itertools.islice(rest, 100)):
+        yield some
 
 
 class _Draft:
@@ -242,18 +248,11 @@ def _revoke(draft: _Draft, entitled: Entitled) -> None:
             return
 
 
-def _fill(draft: _Draft, waiting: Iterable[UnitId], view: Callable[[UnitId], UnitView]) -> bool:
-    """Free seats go to units that run without one, then to those that were asked for, then by arrival.
-
-    Returns whether it was cut short: it gives `AT_ONCE` at most.
-    """
+def _fill(draft: _Draft, waiting: Iterable[UnitId], view: Callable[[UnitId], UnitView]) -> None:
+    """Free seats go to units that run without one, then to those that were asked for, then by arrival."""
     candidates = _untouched(draft, waiting)
-    for _ in range(min(draft.free, AT_ONCE)):
-        unit = next(candidates, None)
-        if unit is None:
-            return False
+    while draft.free > 0 and (unit := next(candidates, None)) is not None:
         _give(draft, view(unit))
-    return draft.free > 0
 
 
 def _take(draft: _Draft, queues: Queues, view: Callable[[UnitId], UnitView], now_s: float) -> None:

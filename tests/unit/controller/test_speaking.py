@@ -139,29 +139,28 @@ def test_a_false_is_not_repeated_to_an_unprovisioned_device_of_an_older_engine()
 
 def test_a_burst_fits_a_subscribers_queue_and_the_rest_follows_in_order_at_a_steady_pace() -> None:
     stage = Stage()
-    devices = [stage.device(str(number), NO if number <= 1_500 else YES) for number in range(1, 3_001)]
+    devices = [stage.device(str(number), NO if number <= 1_200 else YES) for number in range(1, 2_301)]
     heard = stage.speak(*devices)
-    assert heard == [(str(number), False) for number in range(1, BURST + 1)]
     start_s = stage.clocks.now_s
-    while (due_at := stage.speaker.next_due_at()) is not None and due_at < start_s + 0.9:
-        stage.clocks.now_s = due_at
-        heard += stage.speak(*stage.speaker.due(stage.facts, due_at))
-        assert len(heard) <= BURST + (due_at - start_s) * PER_SECOND + 1
-    assert len(heard) > BURST + 0.8 * PER_SECOND
-    while len(dict(heard)) < 3_000:
-        stage.clocks.now_s += 0.05
-        heard += stage.speak(*stage.speaker.due(stage.facts, stage.clocks.now_s))
-    assert stage.clocks.now_s < start_s + 3
-    assert [licensed for _, licensed in heard[:3_000]] == [False] * 1_500 + [True] * 1_500
+    while len(heard) < 2_300:
+        due_at = stage.speaker.next_due_at()
+        assert due_at is not None
+        stage.clocks.now_s = max(stage.clocks.now_s, due_at)
+        some = stage.speak(*stage.speaker.due(stage.facts, stage.clocks.now_s))
+        assert len(some) <= 100, "others have their turn between"
+        heard += some
+        assert len(heard) <= BURST + (stage.clocks.now_s - start_s) * PER_SECOND + 1
+        assert len(heard) >= BURST or stage.clocks.now_s == start_s, "a burst does not wait"
+    assert heard == [(str(number), number > 1_200) for number in range(1, 2_301)]
+    assert stage.clocks.now_s - start_s < 1.1 * (2_300 - BURST) / PER_SECOND
 
 
 def test_what_waits_for_its_turn_is_looked_at_anew() -> None:
     stage = Stage()
-    devices = [stage.device(str(number), YES) for number in range(BURST + 1)]
+    devices = [stage.device(str(number), YES) for number in range(101)]
     stage.speak(*devices)
-    stage.answers[str(BURST)] = NO
-    stage.clocks.now_s += 0.5
-    assert stage.speak(*stage.speaker.due(stage.facts, stage.clocks.now_s)) == [(str(BURST), False)]
+    stage.answers["100"] = NO
+    assert stage.speak(*stage.speaker.due(stage.facts, stage.clocks.now_s)) == [("100", False)]
 
 
 def test_after_an_engine_started_its_devices_hear_it_at_once() -> None:
@@ -212,7 +211,7 @@ def test_a_refused_provision_is_repeated_once_and_only_in_time() -> None:
     assert stage.broker.published == []
 
 
-def test_an_own_message_is_recognised_among_the_last_eight_and_an_own_request_once() -> None:
+def test_an_own_message_is_recognised_among_the_last_32_and_an_own_request_once() -> None:
     broker, clocks = RecordingBroker(), SetClocks()
     outbox = Outbox(broker, clocks.wall_ms)
     outbox.sid = "17qtest"
@@ -221,7 +220,7 @@ def test_an_own_message_is_recognised_among_the_last_eight_and_an_own_request_on
     topic = "glp/0/17qtest/rq/dev/modbus/1/do"
     assert outbox.is_own(topic, b"{}", once=True)
     assert not outbox.is_own(topic, b"{}", once=True), "a person may send the same bytes"
-    for number in range(9):
+    for number in range(33):
         outbox.do(device, b"%d" % number)
     assert not outbox.is_own(topic, b"0")
     assert outbox.is_own(topic, b"1")

@@ -75,6 +75,7 @@ class Seats(RuleBasedStateMachine):
         for name in sorted(seen):
             if name in self.shown:
                 self.world.sts(name, self.shown[name], retained=True)
+        self.world.snapshot_done()
         self.world.admission.find_absent(self.world.state, self.world.facts.generation)
         self.batch()
 

@@ -380,6 +380,7 @@ def test_deciding_changes_nothing() -> None:
     for name in names(5):
         world.create(name, provision=True)
     before = dict(world.state.seats)
-    world.admission.decide(world.state, Entitled(3, None), grace=world.state.grace, now_s=world.now_s)
+    for _ in world.admission.deciding(world.state, Entitled(3, None), grace=world.state.grace, now_s=world.now_s):
+        assert world.state.seats == before
     assert world.state.seats == before
     assert (world.state.provisioned, world.state.reserved) == (0, 0)

@@ -1,0 +1,1 @@
+"""How close to the limit the daemon is: `make bench` measures it beside the limit, in one run on one machine."""
