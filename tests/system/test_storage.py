@@ -50,13 +50,15 @@ def test_without_a_ledger_nobody_hears_false_and_it_appears_without_a_restart() 
         refused = client.wait_for(lambda message: message.topic.endswith("/ev/error"), timeout_s=20)
         assert refused.json()["code"] == "storage-fault"
         assert heard(client) == {"running": True, "dipping": True}
-        box.state.mkdir()
+        made_elsewhere = box.directory / "made"  # an empty directory at its place the daemon would fill itself, meanwhile
+        made_elsewhere.mkdir()
         made = subprocess.run(
-            [str(BIN / "smartserver-licensed"), "--config", str(box.config), "--init-state", str(box.state)],
+            [str(BIN / "smartserver-licensed"), "--config", str(box.config), "--init-state", str(made_elsewhere)],
             check=True,
             capture_output=True,
         )
         assert b"a new ledger" in made.stdout
+        made_elsewhere.rename(box.state)
         wait_until(lambda: box.status()["storage"] == "ok", timeout_s=60, what="the ledger is taken up")
         wait_until(lambda: box.status()["state"] == "over-capacity", timeout_s=20, what="what runs is adopted")
         time.sleep(1)

@@ -4,8 +4,8 @@ Rules (WIRE.md "What the daemon does", LICENSING §3; `withholding.must_stop` sa
 - the device first hears `lic`: an engine that reads it obeys within the second, and is never asked for anything else;
 - then `enforcement` decides: "deprovision" asks its engine to deprovision it, again with pauses of 1…60 s while it
   does not obey; "report" only reports;
-- what only a retained `sts` shows, after our `false`, gets a minute: its engine may be away, and an old `deprovision`
-  must not wait for it;
+- nobody is asked before something live came from its engine: it may be one that reads `lic` and is away, and an old
+  `deprovision` must not wait for it;
 - either way the request that nobody was asked for is refused as any other: one `ev/error`, one `ev/lic`.
 
 What this module does not do: it takes no seat and does not say `lic` (`speaking`).
@@ -24,7 +24,7 @@ from smartserver_licensed.domain.withholding import Answer
 from smartserver_licensed.formats import iap_said
 
 from .outbox import Outbox
-from .pauses import FIRST_PAUSE_S, LONGEST_PAUSE_S, Pauses
+from .pauses import FIRST_PAUSE_S, Pauses
 from .rationing import Ration
 
 
@@ -34,11 +34,11 @@ class Enforcer:
     def __init__(
         self,
         outbox: Outbox,
-        reads_lic: Callable[[str], bool],
+        reads_lic: Callable[[str], bool | None],
         *,
         is_reporting_only: bool,
     ) -> None:
-        """`reads_lic`: whether a protocol's engine is known to read `lic`. `is_reporting_only`: nobody is asked."""
+        """`reads_lic`: whether a protocol's engine reads `lic`, None while that is not known."""
         self._outbox = outbox
         self._reads_lic = reads_lic
         self._is_reporting_only = is_reporting_only
@@ -61,10 +61,7 @@ class Enforcer:
         return self._pauses.next_end_at()
 
     def look(self, answers: Iterable[tuple[Device, Answer]], now_s: float) -> list[SeatRequest]:
-        """Ask the engines of those that run without a seat; returns what is to be refused for it.
-
-        To be called before `lic` is said: it tells what a device shows from what it was told.
-        """
+        """Ask the engines of those that run without a seat; returns what is to be refused for it."""
         refused = []
         for device, answer in answers:
             reads_lic = self._reads_lic(device.id.protocol)
@@ -73,8 +70,7 @@ class Enforcer:
                     self._let_go(device.id)
             elif device.id not in self._asked:
                 self._asked[device.id] = 0
-                is_believed = device.is_live or not device.was_told_false
-                self._pauses.wait(device.id, FIRST_PAUSE_S if is_believed else LONGEST_PAUSE_S, now_s)
+                self._pauses.wait(device.id, FIRST_PAUSE_S, now_s)
             elif self._pauses.begin(device.id, now_s):
                 refused += self._stop(device, now_s)
         return refused

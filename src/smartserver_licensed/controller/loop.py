@@ -218,7 +218,7 @@ class Controller:
             has_asked=view.asked_at is not None,
         )
 
-    def _reads_lic(self, protocol: str) -> bool:
+    def _reads_lic(self, protocol: str) -> bool | None:
         return self.admission.facts.reads_lic(protocol)
 
     async def _announce(self, decision: Decision, newly: set[UnitId]) -> None:

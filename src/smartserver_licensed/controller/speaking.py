@@ -33,8 +33,8 @@ _AT_ONCE = 100
 class Speaker:
     """Says `lic` and remembers when to say it again. Bounded by the number of devices known."""
 
-    def __init__(self, outbox: Outbox, reads_lic: Callable[[str], bool]) -> None:
-        """`reads_lic`: whether a protocol's engine is known to read `lic`."""
+    def __init__(self, outbox: Outbox, reads_lic: Callable[[str], bool | None]) -> None:
+        """`reads_lic`: whether a protocol's engine reads `lic`, None while that is not known."""
         self._outbox = outbox
         self._reads_lic = reads_lic
         self._pauses: Pauses[DeviceId] = Pauses()

@@ -108,6 +108,7 @@ class Facts:
         self._requests: list[SeatRequest] = []
         self._claims: dict[DeviceId, None] = {}
         self._lic_readers: set[str] = set()  # protocols
+        self._live_protocols: set[str] = set()
         self._vacated: set[UnitId] = set()  # their last member counts with the SmartServer now
         self.generation = 0
         self.dropped = 0
@@ -134,9 +135,14 @@ class Facts:
         """Whether some `sts` of the unit came since the snapshot of that generation began."""
         return any(device.seen_in >= since for device in self._members.get(unit, ()))
 
-    def reads_lic(self, protocol: str) -> bool:
-        """Whether a protocol's engine reads `lic`: some `sts` of it has said `unlicensed` (WIRE.md)."""
-        return protocol in self._lic_readers
+    def reads_lic(self, protocol: str) -> bool | None:
+        """Whether a protocol's engine reads `lic`: some `sts` of it has said `unlicensed` (WIRE.md).
+
+        None while nothing live has come from it: what the broker retains does not show that it is an older one.
+        """
+        if protocol in self._lic_readers:
+            return True
+        return False if protocol in self._live_protocols else None
 
     def view(self, unit: UnitId) -> UnitView:
         """The facts of a counting unit now; O(members)."""
@@ -225,13 +231,12 @@ class Facts:
         if state is None:
             return device.unit
         device.is_live = not is_retained
-        if state is DeviceState.UNLICENSED and len(self._lic_readers) < self._max_devices:
-            self._lic_readers.add(device_id.protocol)
         if state is DeviceState.UNPROVISIONED:
             device.unprovisioned_since = device.unprovisioned_since if was is state else now_s
         else:
             device.unprovisioned_since = None
         device.state = state
+        self._note_protocol(device)
         if state is DeviceState.DELETED:
             self._delete(device)
             if is_new and is_retained:
@@ -409,6 +414,12 @@ class Facts:
             device.unit = unit
             self._members.setdefault(unit, []).append(device)
         return device.unit
+
+    def _note_protocol(self, device: Device) -> None:
+        if device.state is DeviceState.UNLICENSED and len(self._lic_readers) < self._max_devices:
+            self._lic_readers.add(device.id.protocol)
+        if device.is_live and len(self._live_protocols) < self._max_devices:
+            self._live_protocols.add(device.id.protocol)
 
     def _delete(self, device: Device) -> None:
         self._deleted[device.id] = None

@@ -73,9 +73,12 @@ def answer(
     return Answer(licensed=False, reason=Reason.CAPACITY_EXCEEDED if has_asked else Reason.NOT_ASKED)
 
 
-def must_stop(answer: Answer, *, state: DeviceState | None, reads_lic: bool) -> bool:
-    """Whether a device runs without a seat in an engine that does not obey `lic`: it may be asked to deprovision it."""
-    return answer.licensed is False and state is DeviceState.PROVISIONED and not reads_lic
+def must_stop(answer: Answer, *, state: DeviceState | None, reads_lic: bool | None) -> bool:
+    """Whether a device runs without a seat in an engine that does not obey `lic`: it may be asked to deprovision it.
+
+    `reads_lic` is None where nobody knows whether the engine does.
+    """
+    return answer.licensed is False and state is DeviceState.PROVISIONED and reads_lic is False
 
 
 def may_lose_seat(seat: Seat, cause: Cause, *, is_absent: bool, has_grace_ended: bool) -> bool:

@@ -29,9 +29,13 @@ class Stage:
         outbox.sid = "17qtest"
         self.answer = answer
         self.readers: set[str] = set()
-        self.enforcer = Enforcer(outbox, self.readers.__contains__, is_reporting_only=is_reporting_only)
+        self.knows = True
+        self.enforcer = Enforcer(outbox, self.reads_lic, is_reporting_only=is_reporting_only)
         self.device = Device(DeviceId("xyz", "d1"), UnitId("xyz/d1"), state=DeviceState.PROVISIONED, is_live=True)
         self.refused = 0
+
+    def reads_lic(self, protocol: str) -> bool | None:
+        return protocol in self.readers if self.knows else None
 
     def look(self) -> int:
         """How many deprovisions left."""
@@ -116,10 +120,12 @@ def test_a_seat_in_the_first_second_saves_it() -> None:
     assert stage.times(100) == []
 
 
-def test_what_only_a_retained_sts_shows_after_our_false_gets_a_minute() -> None:
+def test_while_nobody_knows_whether_its_engine_reads_lic_it_is_not_asked() -> None:
     stage = Stage()
-    stage.device.is_live, stage.device.broker_licensed = False, False
-    assert stage.times(100)[0] == pytest.approx(60.0, abs=0.11)
+    stage.knows = False
+    assert stage.times(100) == []
+    stage.knows = True
+    assert stage.times(2) == [pytest.approx(1.0, abs=0.11)]
 
 
 def test_with_report_nobody_is_asked_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
