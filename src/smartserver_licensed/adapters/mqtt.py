@@ -244,6 +244,12 @@ class _Client(paho.Client):
         taken, self._arrived = self._arrived[:bufsize], self._arrived[bufsize:]
         return taken.tobytes()
 
+    def _handle_publish(self) -> MQTTErrorCode:
+        """Not at QoS 2, which nobody asked for: paho would keep each payload until the broker releases it."""
+        if self._in_packet["command"] & 0x04:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        return super()._handle_publish()
+
     def _packet_queue(self, command: int, packet: Any, mid: int, qos: int, info: Any = None) -> MQTTErrorCode:  # noqa: ANN401 - paho's
         last = self._out_packet[-1] if self._out_packet else None
         if not (last and _is_plain(last["command"], last["qos"]) and _is_plain(command, qos)):

@@ -1,4 +1,4 @@
-"""More units than are computed in one go are still one batch: all are known before anything is given, taken, refused."""
+"""More units than are computed in one go are still one batch: all are known before one is given, taken, refused."""
 
 from __future__ import annotations
 
