@@ -38,7 +38,7 @@ _ANSWER_LIMIT_S = 5.0  # for the TCP connection, and again for CONNACK
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.25, 30.0
 _STEADY_S = 10.0  # a connection that lasted so long was a good one
 _MISC_INTERVAL_S = 1.0  # with paho's own loop off, keepalive lives by this
-_QUEUE_BYTES = 8 * 1024 * 1024  # payloads; four times the retained `sts` of 4,000 devices
+_QUEUE_BYTES = 8 * 1024 * 1024  # of topics and payloads; four times the retained `sts` of 4,000 devices
 _IN_FLIGHT = 128
 _READ_BYTES = 64 * 1024
 _TURN_S = 0.005  # reading before other work of the loop has its turn
@@ -123,7 +123,7 @@ class MqttBus:
                 if timer is not None:
                     timer.cancel()
         taken = [self._events.popleft() for _ in range(min(limit, len(self._events)))]
-        self._queued_bytes -= sum(len(each.payload) for each in taken if isinstance(each, Received))
+        self._queued_bytes -= sum(len(each.topic) + len(each.payload) for each in taken if isinstance(each, Received))
         return taken
 
     def take_drops(self) -> Mapping[str, int]:
@@ -148,10 +148,11 @@ class MqttBus:
             self._drop("topic-invalid", "a topic that is not UTF-8", is_incomplete=False)
             return
         payload = bytes(message.payload[: MAX_PAYLOAD_BYTES + 1])
-        if len(self._events) >= self._queue_limit or self._queued_bytes + len(payload) > self._queue_limit_bytes:
+        size_bytes = len(topic) + len(payload)
+        if len(self._events) >= self._queue_limit or self._queued_bytes + size_bytes > self._queue_limit_bytes:
             self._drop("queue-full", f"{len(self._events)} messages wait", is_incomplete=True)
             return
-        self._queued_bytes += len(payload)
+        self._queued_bytes += size_bytes
         self.put(Received(topic, payload, message.retain))
 
     def _drop(self, why: str, text: str, *, is_incomplete: bool) -> None:
@@ -308,6 +309,7 @@ class _Session:
         self._connection: socket.socket | None = None
         self._accepted_at: float | None = None
         self._outgoing: deque[_Outgoing] = deque()
+        self._next_read: asyncio.Handle | None = None
         client = self.client = _Client(CallbackAPIVersion.VERSION2, client_id=CLIENT_ID, clean_session=True)
         client.max_inflight_messages_set(0)  # `publish` holds the limit: paho would walk over all at each PUBACK
         client.on_connect = self._on_connect
@@ -372,14 +374,20 @@ class _Session:
         self._loop.add_reader(sock, self._read, sock)
 
     def _read(self, sock: socket.socket) -> None:
+        if self._next_read is not None:  # the rest of what arrived has its own turn: one chain of them, not many
+            return
         try:
             self.client.read(time.monotonic() + _TURN_S)
             self.publish()
-            if self.client.has_arrived and not self._ended.done():  # the loop looks at the socket only
-                self._loop.call_soon(self._read, sock)
         except Exception as error:  # noqa: BLE001 - paho keeps a packet that fails, and would fail on it for ever
             self._forget(sock)
             self.end(f"cannot read what the broker sent: {error!r}")
+        if self.client.has_arrived and not self._ended.done():  # the loop looks at the socket only
+            self._next_read = self._loop.call_soon(self._read_rest, sock)
+
+    def _read_rest(self, sock: socket.socket) -> None:
+        self._next_read = None
+        self._read(sock)
 
     def _on_unwritten(self, _client: object, _data: object, sock: Any) -> None:  # noqa: ANN401 - as above
         self._loop.call_soon(self._write, sock)

@@ -212,7 +212,12 @@ class Observer:
         self._snapshot.start(self._begun_at)
 
     def _look_again(self, now_s: float) -> None:
-        """Facts are missing: another snapshot at once, but one a minute at most, as it may be what overflows."""
+        """Facts are missing: another snapshot at once, but one a minute at most, as it may be what overflows.
+
+        Without a connection or a SID there is nothing to look at; the first one begins a snapshot anyway.
+        """
+        if self.sid is None or not self._was_connected:
+            return
         self._next_snapshot_at = min(self._next_snapshot_at, max(now_s, self._begun_at + REPORT_INTERVAL_S))
 
     def _unseen(self) -> Sequence[DeviceId]:

@@ -105,7 +105,7 @@ class Facts:
         self._held: dict[UnitId, float] = {}
         self._early: dict[DeviceId, _Early] = {}
         self._withdrawn: dict[DeviceId, float] = {}
-        self._requests: list[SeatRequest] = []
+        self._requests: dict[DeviceId, SeatRequest] = {}  # the last one of each
         self._claims: dict[DeviceId, None] = {}
         self._lic_readers: set[str] = set()  # protocols
         self._live_protocols: set[str] = set()
@@ -299,8 +299,8 @@ class Facts:
 
     def take_requests(self) -> list[SeatRequest]:
         """The seat requests since the last call, for devices that are still there; each is answered once."""
-        requests, self._requests = self._requests, []
-        alive = [(self._devices[each.device], each) for each in requests if each.device in self._devices]
+        requests, self._requests = self._requests, {}
+        alive = [(self._devices[each.device], each) for each in requests.values() if each.device in self._devices]
         return [replace(each, unit=device.unit) for device, each in alive if device.state is not DeviceState.DELETED]
 
     def take_internal_changes(self, internal: set[DeviceId]) -> tuple[list[InternalChanged], set[UnitId]]:
@@ -443,7 +443,7 @@ class Facts:
     def _ask(self, device: Device, asked: _Early) -> None:
         device.asked_at = asked.asked_at
         device.was_deprovisioned = False
-        self._requests.append(SeatRequest(device.unit, device.id, asked.request.action, asked.asked_at))
+        self._requests[device.id] = SeatRequest(device.unit, device.id, asked.request.action, asked.asked_at)
         if asked.request.action is Action.PROVISION and device.state is DeviceState.UNLICENSED:
             device.repeat = (asked.payload, asked.asked_at + REPEAT_LIFE_S)
 

@@ -26,6 +26,7 @@ ENGINE_FILTERS = ("glp/0/./=engine/+/about", "glp/0/./=engine/about")  # the sec
 MAX_PAYLOAD_BYTES = 64 * 1024
 MAX_DEPTH = 16
 MAX_SID_LENGTH = 128  # characters; over 65,535 bytes no topic can be built, and the daemon would fail at each start
+MAX_NAME_LENGTH = 200  # characters of a protocol or a handle: facts are bounded in bytes too
 _SHOWN = 200  # characters of a topic in an error
 _TRUTH = {"true": True, "false": False}
 _ACTIONS = {action.value: action for action in Action}
@@ -176,6 +177,8 @@ def _parse(topic: str, payload: bytes, sid: str) -> Message | None:
 
 
 def _device_message(device: DeviceId, kind: str, payload: bytes, topic: str) -> Message | None:
+    if max(len(device.protocol), len(device.handle)) > MAX_NAME_LENGTH:
+        raise MessageError(f"cannot read {_shown(topic)}: a name of more than {MAX_NAME_LENGTH} characters")
     if kind == "fb/sts":
         return StatusSeen(device, _report(_object(payload, topic), topic) if payload else None)
     if kind == "fb/lic":

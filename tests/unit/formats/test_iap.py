@@ -280,3 +280,10 @@ JSON = st.recursive(
 def test_whatever_comes_nothing_but_a_message_error_is_raised(topic: str, payload: bytes) -> None:
     with contextlib.suppress(MessageError):
         iap.parse(topic, payload, sid=SID)
+
+
+@pytest.mark.parametrize("name", ["x" * 201 + "/1", "modbus/" + "x" * 201])
+def test_a_name_that_would_fill_the_memory_is_refused(name: str) -> None:
+    with pytest.raises(MessageError, match="200 characters"):
+        iap.parse(f"glp/0/17qtest/fb/dev/{name}/sts", b'{"state":"unlicensed"}', sid="17qtest")
+    assert iap.parse(f"glp/0/17qtest/fb/dev/modbus/{'x' * 200}/sts", b'{"state":"unlicensed"}', sid="17qtest")
