@@ -31,8 +31,8 @@ test: setup ## every test
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 check: setup ## ruff, mypy strict, import contracts
-	$(BIN)/ruff check --no-cache src tests docs/examples
-	$(BIN)/ruff format --no-cache --check src tests docs/examples
+	$(BIN)/ruff check --no-cache src tests benchmarks docs/examples
+	$(BIN)/ruff format --no-cache --check src tests benchmarks docs/examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -50,9 +50,7 @@ def test_without_a_ledger_nobody_hears_false_and_it_appears_without_a_restart() 
         refused = client.wait_for(lambda message: message.topic.endswith("/ev/error"), timeout_s=20)
         assert refused.json()["code"] == "storage-fault"
         assert heard(client) == {"running": True, "dipping": True}
-        made_elsewhere = (
-            box.directory / "made"
-        )  # an empty one in its place the daemon fills itself
+        made_elsewhere = box.directory / "made"  # an empty one in its place the daemon fills itself
         made_elsewhere.mkdir()
         made = subprocess.run(
             [str(BIN / "smartserver-licensed"), "--config", str(box.config), "--init-state", str(made_elsewhere)],

@@ -4,8 +4,8 @@ Rules (WIRE.md "What the daemon does", LICENSING §3; `withholding.must_stop` sa
 - the device first hears `lic`: an engine that reads it obeys within the second, and is never asked for anything else;
 - then `enforcement` decides: "deprovision" asks its engine to deprovision it, again with pauses of 1…60 s while it
   does not obey; "report" only reports;
-- nobody is asked before something live came from its engine: it may be one that reads `lic` and is away, and an old
-  `deprovision` must not wait for it;
+- nobody is asked before something live came from its engine: it may be one that reads `lic` and is away;
+- at QoS 0: what the broker keeps for an engine that is away would stop a device that has a seat by then;
 - either way the request that nobody was asked for is refused as any other: one `ev/error`, one `ev/lic`.
 
 What this module does not do: it takes no seat and does not say `lic` (`speaking`).
@@ -78,7 +78,7 @@ class Enforcer:
     def _stop(self, device: Device, now_s: float) -> list[SeatRequest]:
         times = self._asked[device.id] = self._asked[device.id] + 1
         if not self._is_reporting_only:
-            self._outbox.do(device.id, iap_said.request(Action.DEPROVISION))
+            self._outbox.do(device.id, iap_said.request(Action.DEPROVISION), is_kept=False)
         elif times > 1:
             return []
         if times & (times - 1) == 0:  # 1, 2, 4, 8, …: it does not fall silent, and fills no journal

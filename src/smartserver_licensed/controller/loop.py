@@ -15,7 +15,8 @@ What this module does not do: it reads no message (`observing`), decides nothing
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from typing import TypeVar
 
 from smartserver_licensed.domain import messages, withholding
 from smartserver_licensed.domain.admission import Admission
@@ -27,7 +28,7 @@ from smartserver_licensed.domain.ledger_state import Cause, Event, LedgerState, 
 from smartserver_licensed.domain.licenses import License
 from smartserver_licensed.domain.overcapacity import Grace
 from smartserver_licensed.domain.refusal import Refusal, RefusalLimit, refuse
-from smartserver_licensed.domain.seats import Decision, Entitled, by_hundreds
+from smartserver_licensed.domain.seats import HUNDRED, Decision, Entitled, by_hundreds
 from smartserver_licensed.domain.status import Status, Totals, license_state
 from smartserver_licensed.domain.withholding import Answer
 from smartserver_licensed.formats.bus import Plain
@@ -49,6 +50,7 @@ AUDIT_INTERVAL_S = 3_600.0
 LONGEST_WAIT_S = 1.0
 _TAKEN_AT_ONCE = 1_000
 _TURN_S = 0.01
+_T = TypeVar("_T")
 
 
 class Controller:
@@ -169,9 +171,8 @@ class Controller:
             self._state_changed()
             return
         touched = self.admission.touched(decision)
-        for some in by_hundreds(touched):
+        async for some in _in_turns(touched):
             self.admission.file(some, state, now_s)
-            await asyncio.sleep(0)
         self._touched.update(touched)
         self._keeper.has_excess = self.totals().excess > 0
         await self._speak(now_s)  # lic first: a device waits for it, ev/lic is for the record
@@ -193,10 +194,8 @@ class Controller:
         devices = {device.id: device for device in (*due, *touched)}
         self._touched.clear()
         answers: list[tuple[Device, Answer]] = []
-        for some in by_hundreds(devices.values()):
+        async for some in _in_turns(devices.values()):
             answers += [(device, self.answer(device)) for device in some]
-            if len(devices) > len(answers):
-                await asyncio.sleep(0)
         unasked = self._enforcer.look(answers, now_s)
         for device in self._speaker.speak(answers, totals=self.totals(), now_s=now_s):
             facts.forget(device)
@@ -223,7 +222,7 @@ class Controller:
 
     async def _announce(self, decision: Decision, newly: set[UnitId]) -> None:
         totals = self.totals()
-        for some in by_hundreds(decision.events):
+        async for some in _in_turns(decision.events):
             for event in some:
                 match event:
                     case SeatGiven(unit) if unit in newly:
@@ -231,7 +230,6 @@ class Controller:
                     case SeatLost(unit, cause):
                         kind = "revocation" if cause in {Cause.GRACE_ENDED, Cause.REVOKED} else "release"
                         self._say_event(kind, unit, cause.value, totals)
-            await asyncio.sleep(0)
         if decision.adopted:
             tell(messages.ADOPTED, COUNT=len(decision.adopted), DEVICE=decision.adopted[0], CAPACITY=totals.capacity)
         if decision.revoked:
@@ -243,10 +241,9 @@ class Controller:
         self._outbox.event(kind, str(unit), device, reason=reason, totals=totals)
 
     async def _refuse(self, refusals: Iterable[Refusal], now_s: float) -> None:
-        for some in by_hundreds(each for each in refusals if self._limit.allows(each.request.unit, now_s)):
+        async for some in _in_turns(each for each in refusals if self._limit.allows(each.request.unit, now_s)):
             for refusal in some:
                 self._tell_refused(refusal, now_s)
-            await asyncio.sleep(0)
 
     def _tell_refused(self, refusal: Refusal, now_s: float) -> None:
         self._outbox.refusal(refusal, self.totals())
@@ -350,3 +347,11 @@ class Controller:
             self._make_status(), is_current=self._observer.is_current, is_doubtful=self._observer.is_status_doubtful
         )
         self._observer.is_status_doubtful = not is_shown
+
+
+async def _in_turns(items: Iterable[_T]) -> AsyncIterator[list[_T]]:
+    """The items by hundreds; between two of them others have their turn."""
+    for some in by_hundreds(items):
+        yield some
+        if len(some) == HUNDRED:
+            await asyncio.sleep(0)

@@ -60,9 +60,9 @@ class Outbox:
         payload = iap_said.lic(answer, totals, self._wall_ms())
         return self._publish(iap.lic_topic(self.sid, device.id), payload, retain=True)
 
-    def do(self, device: DeviceId, payload: bytes) -> bool:
-        """Ask a device's engine for an action."""
-        return self.sid is not None and self._publish(iap.do_topic(self.sid, device), payload)
+    def do(self, device: DeviceId, payload: bytes, *, is_kept: bool = True) -> bool:
+        """Ask a device's engine for an action. `is_kept`: the broker may keep it for an engine that is away."""
+        return self.sid is not None and self._publish(iap.do_topic(self.sid, device), payload, qos=int(is_kept))
 
     def status(self, status: Status) -> bool:
         """Publish `fb/lic`."""
@@ -89,8 +89,8 @@ class Outbox:
             )
             self._publish(iap.event_topic(self.sid), payload)
 
-    def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
-        if not self._broker.publish(topic, payload, qos=1, retain=retain):
+    def _publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
+        if not self._broker.publish(topic, payload, qos=qos, retain=retain):
             return False
         if topic.endswith(("/lic", "/do")):
             self._sent[topic] = (*self._recall(topic)[1 - _REMEMBERED :], payload)

@@ -17,7 +17,7 @@ from .facts import Facts
 from .ledger_state import LedgerState, SeatGiven, SeatLost
 from .overcapacity import Grace
 from .queues import Queue, Queues, place
-from .seats import Decision, Entitled, by_hundreds, deciding
+from .seats import HUNDRED, Decision, Entitled, by_hundreds, deciding
 
 
 class Admission:
@@ -83,7 +83,8 @@ class Admission:
         due = self.take_due()
         for some in by_hundreds(due):
             self.file(some, state, now_s)
-            yield None
+            if len(some) == HUNDRED:
+                yield None
         for decision in deciding(
             state,
             self.queues,

@@ -45,6 +45,7 @@ from .status import Totals
 from .withholding import may_lose_seat
 
 _T = TypeVar("_T")
+HUNDRED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,8 @@ def deciding(
         for unit in some:
             if unit != SMARTSERVER:
                 _follow(draft, view(unit), unseated, now_s=now_s, settle_s=settle_s)
-        yield None
+        if len(some) == HUNDRED:
+            yield None
     if state.is_adopting and not has_held:
         draft.events.append(AdoptionClosed())
     _shrink(draft)
@@ -114,7 +116,7 @@ def deciding(
 def by_hundreds(items: Iterable[_T]) -> Iterator[list[_T]]:
     """The items in lists of 100: what takes long is done piece by piece, so that others have their turn between."""
     rest = iter(items)
-    while some := list(itertools.islice(rest, 100)):
+    while some := list(itertools.islice(rest, HUNDRED)):
         yield some
 
 
