@@ -330,6 +330,15 @@ async def test_acknowledgments_are_not_held_back_by_nagle(broker: Broker) -> Non
         assert time.monotonic() - before < 1.2
 
 
+async def test_a_broker_that_acknowledges_nothing_is_given_up_after_a_while() -> None:
+    connack = b"\x20\x02\x00\x00"
+    async with server(says=connack) as (port, _), running(MqttBus(host="127.0.0.1", port=port, keepalive_s=2)) as bus:
+        await take_until(bus, Connected)
+        assert all(bus.publish("t/x", b"") for _ in range(200))
+        (ended,) = [event for event in await take_until(bus, Disconnected) if isinstance(event, Disconnected)]
+        assert "acknowledged nothing" in ended.reason or "Keep alive" in ended.reason
+
+
 async def test_a_broker_that_acknowledges_nothing_is_given_up_over_the_backlog_limit(broker: Broker) -> None:
     async with running(MqttBus(host="127.0.0.1", port=broker.port, backlog_limit=50)) as bus:
         await take_until(bus, Connected)

@@ -309,6 +309,7 @@ class _Session:
         self._connection: socket.socket | None = None
         self._accepted_at: float | None = None
         self._outgoing: deque[_Outgoing] = deque()
+        self._moved_at = self._loop.time()
         self._next_read: asyncio.Handle | None = None
         client = self.client = _Client(CallbackAPIVersion.VERSION2, client_id=CLIENT_ID, clean_session=True)
         client.max_inflight_messages_set(0)  # `publish` holds the limit: paho would walk over all at each PUBACK
@@ -341,6 +342,7 @@ class _Session:
             self._outgoing.append(message)
         while self._outgoing and self.client.in_flight < _IN_FLIGHT:
             self.client.publish(*self._outgoing.popleft())
+            self._moved_at = self._loop.time()
 
     def open(self, connection: socket.socket, host: str, port: int) -> None:
         """Start MQTT on a connected socket."""
@@ -355,6 +357,8 @@ class _Session:
             self.client.loop_misc()
             if self._accepted_at is None and self._loop.time() > answer_by:
                 self.end("the broker does not answer")
+            if self._outgoing and self._loop.time() - self._moved_at > self._keepalive_s:
+                self.end(f"the broker has acknowledged nothing for {self._keepalive_s} s")
         return self._ended.result()
 
     def end(self, reason: str) -> None:
@@ -374,6 +378,8 @@ class _Session:
         self._loop.add_reader(sock, self._read, sock)
 
     def _read(self, sock: socket.socket) -> None:
+        if self._ended.done():
+            return
         if self._next_read is not None:  # the rest of what arrived has its own turn: one chain of them, not many
             return
         try:

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from smartserver_licensed.domain import withholding
-from smartserver_licensed.domain.devices import Action, DeviceId, DeviceState
-from smartserver_licensed.domain.facts import Device, Facts
+from smartserver_licensed.domain.devices import Action, DeviceId
+from smartserver_licensed.domain.facts import REPEAT_LIFE_S, Device, Facts
 from smartserver_licensed.domain.messages import RUNS_WITHOUT_SEAT
 from smartserver_licensed.domain.refusal import SeatRequest
 from smartserver_licensed.domain.withholding import Answer
@@ -29,7 +29,7 @@ from .rationing import Ration
 
 
 class Enforcer:
-    """Who runs without a seat, and how often its engine was asked. Bounded by the number of devices known."""
+    """Looks at each device that is spoken to. Keeps pauses only; how often an engine was asked is the device's."""
 
     def __init__(
         self,
@@ -43,18 +43,11 @@ class Enforcer:
         self._reads_lic = reads_lic
         self._is_reporting_only = is_reporting_only
         self._pauses: Pauses[DeviceId] = Pauses()
-        self._asked: dict[DeviceId, int] = {}  # how often; 0: it has heard `lic` only
         self.ration = Ration(RUNS_WITHOUT_SEAT)
 
     def due(self, facts: Facts, now_s: float) -> list[Device]:
         """The devices whose pause is over; look at them again."""
-        due = []
-        for device_id in self._pauses.ended(now_s):
-            if (device := facts.device(device_id)) is not None:
-                due.append(device)
-            else:
-                self._let_go(device_id)
-        return due
+        return [device for each in self._pauses.ended(now_s) if (device := facts.device(each)) is not None]
 
     def next_due_at(self) -> float | None:
         """When the next pause is over (monotonic seconds), or None."""
@@ -66,27 +59,23 @@ class Enforcer:
         for device, answer in answers:
             reads_lic = self._reads_lic(device.id.protocol)
             if not withholding.must_stop(answer, state=device.state, reads_lic=reads_lic):
-                if self._pauses.is_over(device.id, now_s) or device.state is DeviceState.DELETED:
-                    self._let_go(device.id)
-            elif device.id not in self._asked:
-                self._asked[device.id] = 0
+                if self._pauses.is_over(device.id, now_s):  # it obeyed, or has a seat, and did not come back at once
+                    device.stops = None
+            elif device.stops is None:
+                device.stops = 0
                 self._pauses.wait(device.id, FIRST_PAUSE_S, now_s)
             elif self._pauses.begin(device.id, now_s):
-                refused += self._stop(device, now_s)
+                device.stops += 1
+                refused += self._stop(device, device.stops, now_s)
         return refused
 
-    def _stop(self, device: Device, now_s: float) -> list[SeatRequest]:
-        times = self._asked[device.id] = self._asked[device.id] + 1
+    def _stop(self, device: Device, times: int, now_s: float) -> list[SeatRequest]:
         if not self._is_reporting_only:
             self._outbox.do(device.id, iap_said.request(Action.DEPROVISION), is_kept=False)
+            device.repeat = (iap_said.request(Action.PROVISION), now_s + REPEAT_LIFE_S)  # should a seat come meanwhile
         elif times > 1:
             return []
         if times & (times - 1) == 0:  # 1, 2, 4, 8, …: it does not fall silent, and fills no journal
             enforcement = "report" if self._is_reporting_only else "deprovision"
             self.ration.tell(now_s, DEVICE=device.id, ENFORCEMENT=enforcement, TIMES=times)
         return [SeatRequest(device.unit, device.id, Action.PROVISION, now_s)] if times == 1 else []
-
-    def _let_go(self, device_id: DeviceId) -> None:
-        """It obeyed, has a seat, or is gone, and did not come back within its pause."""
-        self._pauses.forget(device_id)
-        self._asked.pop(device_id, None)

@@ -27,7 +27,7 @@ from smartserver_licensed.domain.facts import Device
 from smartserver_licensed.domain.ledger_state import Cause, Event, LedgerState, SeatGiven, SeatLost
 from smartserver_licensed.domain.licenses import License
 from smartserver_licensed.domain.overcapacity import Grace
-from smartserver_licensed.domain.refusal import Refusal, RefusalLimit, refuse
+from smartserver_licensed.domain.refusal import Refusal, RefusalLimit, SeatRequest, refuse
 from smartserver_licensed.domain.seats import HUNDRED, Decision, Entitled, by_hundreds
 from smartserver_licensed.domain.status import Status, Totals, license_state
 from smartserver_licensed.domain.withholding import Answer
@@ -134,11 +134,12 @@ class Controller:
         now_s = self._clocks.monotonic()
         await self._on_time(now_s)
         self._look_at_licenses()
-        if self._keeper.state is None:
-            await self._refuse_without_state(now_s)
-        elif self._observer.is_current:
-            await self._decide(self._keeper.state, now_s)
         if self._observer.is_current:
+            if self._keeper.state is None:
+                self._touched.update(self.admission.take_due())
+                await self._refuse_without_state(self.admission.facts.take_requests(), now_s)
+            else:
+                await self._decide(self._keeper.state, now_s)
             await self._speak(now_s)
         for topic, payload, device in self._observer.take_foreign():
             self._guard.found(topic, payload, device, self.totals(), now_s)
@@ -169,6 +170,7 @@ class Controller:
         has_news = bool(decision.events) or decision.grace != grace
         if has_news and not await self._keeper.commit(decision.events, decision.grace):
             self._state_changed()
+            await self._refuse_without_state(decision.requests, now_s)
             return
         touched = self.admission.touched(decision)
         async for some in _in_turns(touched):
@@ -191,14 +193,17 @@ class Controller:
         facts = self.admission.facts
         touched = (device for unit in self._touched for device in facts.members(unit))
         due = (*self._speaker.due(facts, now_s), *self._enforcer.due(facts, now_s))
-        devices = {device.id: device for device in (*due, *touched)}
+        devices = {device.id: device for device in touched}
         self._touched.clear()
-        answers: list[tuple[Device, Answer]] = []
-        async for some in _in_turns(devices.values()):
-            answers += [(device, self.answer(device)) for device in some]
-        unasked = self._enforcer.look(answers, now_s)
-        for device in self._speaker.speak(answers, totals=self.totals(), now_s=now_s):
-            facts.forget(device)
+        waited = {device.id: device for device in due if device.id not in devices}
+        unasked: list[SeatRequest] = []
+        for group in (waited, devices):  # who had to wait does not wait for ever, whoever else comes
+            answers: list[tuple[Device, Answer]] = []
+            async for some in _in_turns(group.values()):
+                answers += [(device, self.answer(device)) for device in some]
+            unasked += self._enforcer.look(answers, now_s)
+            for device in self._speaker.speak(answers, totals=self.totals(), now_s=now_s):
+                facts.forget(device)
         is_usable = self._keeper.state is not None
         await self._refuse([refuse(each, totals=self.totals(), is_storage_usable=is_usable) for each in unasked], now_s)
 
@@ -252,14 +257,11 @@ class Controller:
         self._announcer.rejected(device, code, details)
         self._refusals.tell(now_s, DEVICE=device, CODE=code, CAPACITY=refusal.capacity, USED=refusal.used)
 
-    async def _refuse_without_state(self, now_s: float) -> None:
+    async def _refuse_without_state(self, requests: Iterable[SeatRequest], now_s: float) -> None:
         """No ledger: nothing is admitted; whoever asks is told why, and what runs is left alone."""
         facts, totals = self.admission.facts, self.totals()
-        due = self.admission.take_due()
-        requests = facts.take_requests()
         waiting = [each for each in requests if facts.view(each.unit).state is not DeviceState.PROVISIONED]
         await self._refuse([refuse(each, totals=totals, is_storage_usable=False) for each in waiting], now_s)
-        self._touched.update(due)
 
     # -- state comes and goes ------------------------------------------------------------------------------------------
 

@@ -91,6 +91,7 @@ class Speaker:
     def _say(self, device: Device, answer: Answer, totals: Totals, now_s: float) -> None:
         if device.said != answer:
             self._pauses.forget(device.id)
+            self._guarding.forget(device.id)
         pauses = self._guarding if device.is_lic_doubtful else self._pauses
         if not pauses.is_over(device.id, now_s):
             return

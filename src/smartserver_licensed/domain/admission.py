@@ -85,11 +85,12 @@ class Admission:
             self.file(some, state, now_s)
             if len(some) == HUNDRED:
                 yield None
+        requests = self.facts.take_requests()
         for decision in deciding(
             state,
             self.queues,
             due,
-            self.facts.take_requests(),
+            requests,
             entitled,
             view=self.facts.view,
             grace=grace,
@@ -101,7 +102,8 @@ class Admission:
                 yield None
                 continue
             self.mark(*self.facts.take_unheld(now_s))  # not before: each has been decided once while it was held
-            yield replace(decision, events=(*changes, *decision.events), due=tuple(due))
+            events = (*changes, *decision.events)
+            yield replace(decision, events=events, due=tuple(due), requests=tuple(requests))
 
     def touched(self, decision: Decision) -> dict[UnitId, None]:
         """All units that a decision touches; they are to be filed once it is durable and applied."""

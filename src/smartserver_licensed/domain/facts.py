@@ -60,6 +60,7 @@ class Device:
     broker_reason: str | None = None
     is_lic_doubtful: bool = False  # somebody else wrote to its `lic`
     said: Answer | None = None  # the last answer it was told
+    stops: int | None = None  # how often its engine was asked to stop it; None: it does not run without a seat
     was_licensed_at_start: bool = False  # the first retained snapshot showed it to run, to have our `true`, or the mark
 
     @property

@@ -67,6 +67,7 @@ class Decision:
     revoked: tuple[UnitId, ...]
     grace: Grace
     due: tuple[UnitId, ...] = ()  # the units looked at
+    requests: tuple[SeatRequest, ...] = ()  # all of the batch, answered by it
 
 
 def deciding(

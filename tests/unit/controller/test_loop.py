@@ -1,0 +1,133 @@
+"""The one way through, on stand-ins: what only a test that sets every clock and fails every write can show."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from smartserver_licensed.controller.keeper import Keeper
+from smartserver_licensed.controller.loop import Controller
+from smartserver_licensed.controller.policy import Policy
+from smartserver_licensed.domain.errors import WriteFailedError
+from smartserver_licensed.domain.ledger_state import GrantInstalled, LedgerState
+from smartserver_licensed.domain.licenses import License, LicenseType
+from smartserver_licensed.domain.status import State, Status
+from smartserver_licensed.formats import iap
+from smartserver_licensed.formats.bus import Plain
+from smartserver_licensed.formats.connection import BrokerEvent, Connected, Received
+from smartserver_licensed.formats.ledger import encode_snapshot
+from support.documents import grant_of, sealed
+from support.ports import MemoryLedger, RecordingBroker, SetClocks
+
+THREE = grant_of(License("cap-1", LicenseType.CAPACITY, 3))
+FLOOR_S = 1_795_478_400
+FB = "glp/0/17qtest/fb/dev/modbus"
+DO = "glp/0/17qtest/rq/dev/modbus"
+
+
+@dataclass
+class EchoingBroker(RecordingBroker):
+    """Delivers what a test puts in, and the daemon's own markers."""
+
+    events: deque[BrokerEvent] = field(default_factory=deque)
+
+    async def take(self, limit: int = 1_000, timeout_s: float | None = None) -> list[BrokerEvent]:
+        await asyncio.sleep(0)
+        return [self.events.popleft() for _ in range(min(limit, len(self.events)))]
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
+        if topic == iap.MARKER_TOPIC:
+            self.events.append(Received(topic, payload, is_retained=False))
+        return super().publish(topic, payload, qos=qos, retain=retain)
+
+
+class Nobody:
+    """Implements `controller.ports.Announcer` and `Notifier`; hears all, keeps nothing."""
+
+    def publish(self, status: Status) -> None: ...
+
+    def rejected(self, device: str, reason: str, details: Mapping[str, Plain]) -> None: ...
+
+    def license_changed(self, summary: Mapping[str, Plain]) -> None: ...
+
+    def tampered(self, topic: str, details: Mapping[str, Plain]) -> None: ...
+
+    def progressed(self) -> None: ...
+
+    def status(self, text: str) -> None: ...
+
+
+class Stage:
+    """A controller that has seen a first snapshot, with a capacity of three: two devices."""
+
+    def __init__(self, **policy: bool) -> None:
+        self.broker, self.clocks = EchoingBroker(), SetClocks()
+        state = LedgerState(install_code="17qtest", mark_s=FLOOR_S, is_adopting=False)
+        state.installed = GrantInstalled(THREE, sealed(THREE), FLOOR_S)
+        self.ledger = MemoryLedger(encode_snapshot(state))
+        keeper = Keeper(self.ledger, self.clocks, install_code="17qtest", verify_grant=lambda _: None, floor_s=FLOOR_S)
+        self.controller = Controller(
+            broker=self.broker,
+            keeper=keeper,
+            clocks=self.clocks,
+            announcer=Nobody(),
+            notifier=Nobody(),
+            policy=Policy(**policy),
+            install_code="17qtest",
+            version="0",
+        )
+
+    async def start(self) -> asyncio.Task[None]:
+        await self.controller.open()
+        task = asyncio.create_task(self.controller.run())
+        self.broker.events += [Connected(), Received(iap.SID_TOPIC, b'"17qtest"', is_retained=True)]
+        await self.settle()
+        assert self.controller.status.state is State.LICENSED
+        return task
+
+    async def settle(self) -> None:
+        for _ in range(200):
+            await asyncio.sleep(0)
+
+    async def hear(self, topic: str, payload: bytes) -> None:
+        self.broker.events.append(Received(topic, payload, is_retained=False))
+        await self.settle()
+
+    def said(self, topic: str) -> list[dict[str, object]]:
+        return [json.loads(payload) for each, payload, _, _ in self.broker.published if each == topic]
+
+
+async def test_a_request_whose_batch_cannot_be_made_durable_is_refused_and_not_forgotten() -> None:
+    stage = Stage()
+    task = await stage.start()
+    stage.ledger.fails = WriteFailedError("cannot sync: injected")
+    stage.broker.events += [
+        Received(f"{DO}/1/do", b'{"action":"create","args":{"provision":true}}', is_retained=False),
+        Received(f"{FB}/1/sts", b'{"state":"unlicensed"}', is_retained=False),
+    ]
+    await stage.settle()
+    assert [each["code"] for each in stage.said("glp/0/17qtest/ev/error")] == ["storage-fault"]
+    assert stage.said(f"{FB}/1/lic") == []
+    stage.clocks.now_s += 2
+    await stage.settle()
+    assert stage.said(f"{FB}/1/lic")[-1]["licensed"] is True, "the ledger is back: it gets its seat"
+    task.cancel()
+
+
+async def test_an_older_engines_device_that_was_stopped_is_provisioned_again_when_a_seat_comes_in_time() -> None:
+    stage = Stage()
+    task = await stage.start()
+    for number in range(3):
+        await stage.hear(f"{FB}/{number}/sts", b'{"state":"provisioned"}')
+    assert stage.said(f"{FB}/2/lic")[-1]["licensed"] is False
+    stage.clocks.now_s += 1.5
+    await stage.settle()
+    assert stage.said(f"{DO}/2/do") == [{"action": "deprovision"}]
+    await stage.hear(f"{FB}/2/sts", b'{"state":"unprovisioned"}')
+    await stage.hear(f"{FB}/0/sts", b'{"state":"deleted"}')
+    assert stage.said(f"{FB}/2/lic")[-1]["licensed"] is True
+    assert stage.said(f"{DO}/2/do") == [{"action": "deprovision"}, {"action": "provision"}]
+    task.cancel()
