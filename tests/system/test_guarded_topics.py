@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -52,27 +53,31 @@ def tampering(client: Client) -> list[Message]:
 def test_a_forged_true_lives_for_milliseconds_and_is_reported_on_mqtt_on_dbus_and_in_the_journal(
     box: Box, client: Client
 ) -> None:
-    monitor = subprocess.Popen(
-        ["busctl", f"--address={box.bus.address}", "--json=short", "monitor", "com.enocean.SmartServer.License1"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    time.sleep(0.5)
-    client.publish(f"{FB}/d2/lic", FORGED, retain=True)
-    client.wait_until(lambda _: len(lic(client, "d2")) == 2)
-    forged, mended = lic(client, "d2")
-    assert (forged.json(), mended.json()["licensed"]) == (FORGED, False)
-    assert mended.time_s - forged.time_s < 0.5, "promised are milliseconds; a test waits ten times longer"
-    client.wait_until(lambda _: bool(tampering(client)))
-    (event,) = tampering(client)
-    assert (event.json()["device"], event.json()["topic"]) == ("example/d2", f"{FB}/d2/lic")
-    assert "Somebody else wrote what only the daemon may write" in box.log
-    time.sleep(0.5)
-    monitor.send_signal(signal.SIGTERM)
-    heard = monitor.communicate(timeout=10)[0]
-    assert "TamperDetected" in heard
-    assert f"{FB}/d2/lic" in heard
-    assert box.status()["used"] == 2
+    with (
+        subprocess.Popen(
+            ["busctl", f"--address={box.bus.address}", "--json=short", "monitor", "com.enocean.SmartServer.License1"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as monitor,
+        contextlib.ExitStack() as at_last,
+    ):
+        at_last.callback(monitor.kill)
+        time.sleep(0.5)
+        client.publish(f"{FB}/d2/lic", FORGED, retain=True)
+        client.wait_until(lambda _: len(lic(client, "d2")) == 2)
+        forged, mended = lic(client, "d2")
+        assert (forged.json(), mended.json()["licensed"]) == (FORGED, False)
+        assert mended.time_s - forged.time_s < 0.5, "promised are milliseconds; a test waits ten times longer"
+        client.wait_until(lambda _: bool(tampering(client)))
+        (event,) = tampering(client)
+        assert (event.json()["device"], event.json()["topic"]) == ("example/d2", f"{FB}/d2/lic")
+        assert "Somebody else wrote what only the daemon may write" in box.log
+        time.sleep(0.5)
+        monitor.send_signal(signal.SIGTERM)
+        heard = monitor.communicate(timeout=10)[0]
+        assert "TamperDetected" in heard
+        assert f"{FB}/d2/lic" in heard
+        assert box.status()["used"] == 2
 
 
 def test_a_forged_false_for_a_running_device_is_mended_and_it_runs_again(box: Box, client: Client) -> None:

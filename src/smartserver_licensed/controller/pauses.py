@@ -13,9 +13,10 @@ import itertools
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from smartserver_licensed.domain.seats import HUNDRED
+
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
-_AT_ONCE = 100
 
 K = TypeVar("K", bound=Hashable)
 
@@ -60,7 +61,7 @@ class Pauses(Generic[K]):
             if key in self._running and now_s > sum(self._running[key]):
                 del self._running[key]
         over: list[K] = []
-        while self._ends and self._ends[0][0] <= now_s and len(over) < _AT_ONCE:
+        while self._ends and self._ends[0][0] <= now_s and len(over) < HUNDRED:
             end_s, serial, key = heapq.heappop(self._ends)
             if key in self._running and self._running[key][1] == end_s:
                 over.append(key)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 
 from smartserver_licensed.domain.devices import Action, DeviceId, DeviceState
 from smartserver_licensed.domain.facts import Device, Facts
+from smartserver_licensed.domain.seats import HUNDRED
 from smartserver_licensed.domain.status import Totals
 from smartserver_licensed.domain.withholding import Answer, Reason
 from smartserver_licensed.formats import iap_said
@@ -26,8 +27,6 @@ from smartserver_licensed.formats import iap_said
 from .outbox import Outbox
 from .pacing import Pace
 from .pauses import Pauses
-
-_AT_ONCE = 100
 
 
 class Speaker:
@@ -51,7 +50,7 @@ class Speaker:
 
     def speak(self, answers: Sequence[tuple[Device, Answer]], *, totals: Totals, now_s: float) -> list[Device]:
         """Say these answers where that is needed; returns the deleted devices whose `false` the broker has."""
-        self._left = min(self._pace.left(now_s), _AT_ONCE)
+        self._left = min(self._pace.left(now_s), HUNDRED)
         for wanted in (False, True):
             for device, answer in answers:
                 if answer.licensed is wanted and self._is_wrong(device, answer):
@@ -67,7 +66,7 @@ class Speaker:
 
     def due(self, facts: Facts, now_s: float) -> list[Device]:
         """The devices whose pause is over, or whose turn has come; look at them again."""
-        turns = list(itertools.islice(self._unsaid, min(self._pace.left(now_s), _AT_ONCE)))
+        turns = list(itertools.islice(self._unsaid, min(self._pace.left(now_s), HUNDRED)))
         for device_id in turns:
             del self._unsaid[device_id]
         due = (*turns, *self._pauses.ended(now_s), *self._guarding.ended(now_s))

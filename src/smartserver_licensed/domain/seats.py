@@ -45,7 +45,7 @@ from .status import Totals
 from .withholding import may_lose_seat
 
 _T = TypeVar("_T")
-HUNDRED = 100
+HUNDRED = 100  # what is done before others have their turn: units, messages, pauses
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,10 +26,10 @@ from collections.abc import Mapping, Sequence
 import paho.mqtt.client as paho
 
 from smartserver_licensed.formats.connection import BrokerEvent, Disconnected, Dropped, Received
+from smartserver_licensed.formats.iap import MAX_PAYLOAD_BYTES
 
 from .session import ANSWER_LIMIT_S, Outgoing, Session
 
-MAX_PAYLOAD_BYTES = 64 * 1024
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.25, 30.0
 _QUEUE_BYTES = 8 * 1024 * 1024  # of topics and payloads; four times the retained `sts` of 4,000 devices
 
