@@ -70,6 +70,14 @@ class Box:
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Box:  # noqa: PYI034 - typing.Self is Python 3.11's
+        try:
+            self._bring_up()
+        except BaseException:
+            self.__exit__()  # nobody else ends what runs already
+            raise
+        return self
+
+    def _bring_up(self) -> None:
         self.broker.start()
         self.bus.start()
         self.authority("init", str(self.directory / "authority"))
@@ -82,7 +90,6 @@ class Box:
             wait_until(lambda: self.status()["state"] != "starting", timeout_s=20, what="a first snapshot")
         if self._capacity is not None:
             self.license(self._capacity)
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._daemon is not None:
