@@ -40,9 +40,11 @@ class Mqtt:
 
 @dataclass(frozen=True, slots=True)
 class StateLocation:
-    """Where the ledger is: a partition or a file."""
+    """Where the ledger is: a partition or a file; and what anchors it: "none", or "tpm" at a TCTI of tpm2-tools."""
 
     path: str = "/dev/disk/by-partlabel/ss-license"
+    anchor: str = "none"
+    anchor_tcti: str = "device:/dev/tpmrm0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ _ADDRESS = _Rule(
 )
 _RULES: dict[str, dict[str, _Rule]] = {
     "mqtt": {"host": _NAME, "port": _between(1, 65_535), "username": _NAME, "password_file": _PATH},
-    "state": {"path": _PATH},
+    "state": {"path": _PATH, "anchor": _one_of("none", "tpm"), "anchor_tcti": _NAME},
     "bus": {"address": _ADDRESS},
     "trust": {"root": _PATH},
     "identity": {"environment_file": _PATH},

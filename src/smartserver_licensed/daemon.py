@@ -25,12 +25,14 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 from . import BUILD_TIME_S, VERSION, config
-from .adapters import clock, dbus, identity, journal, mqtt, systemd
+from .adapters import clock, dbus, identity, journal, mqtt, systemd, tpm
+from .controller.anchoring import Anchoring
 from .controller.audience import Audience
 from .controller.keeper import Keeper
 from .controller.loop import Controller
 from .controller.policy import Policy
 from .controller.service import Service
+from .controller.storage_report import StorageReport
 from .controller.telling import tell
 from .documents import envelope
 from .documents.payloads import GRANT_TYPE
@@ -100,8 +102,14 @@ async def _serve(settings: config.Config, config_path: Path) -> int:
     install_code = identity.read_install_code(Path(settings.identity.environment_file))
     clocks, manager = clock.SystemClocks(), systemd.Notifier()
     ledger = LedgerWriter(Path(settings.state.path), create_with=_new_state(install_code))
+    anchoring = Anchoring(tpm.TpmCounter(settings.state.anchor_tcti) if settings.state.anchor == "tpm" else None)
     keeper = Keeper(
-        ledger, clocks, install_code=install_code, verify_grant=lambda each: _verify(each, root), floor_s=BUILD_TIME_S
+        ledger,
+        clocks,
+        install_code=install_code,
+        verify_grant=lambda each: _verify(each, root),
+        floor_s=BUILD_TIME_S,
+        anchoring=anchoring,
     )
     broker = mqtt.MqttBus(
         host=settings.mqtt.host,
@@ -125,7 +133,8 @@ async def _serve(settings: config.Config, config_path: Path) -> int:
         install_code=install_code,
         version=VERSION,
     )
-    service = Service(controller, keeper, clocks, audience, root=root, install_code=install_code)
+    storage = StorageReport(keeper, ledger, anchoring, clocks, path=settings.state.path)
+    service = Service(controller, keeper, clocks, audience, root=root, install_code=install_code, storage=storage)
     bus = dbus.DbusService(address=settings.bus.address)
     stopping = _stop_on_signals()
     reload = functools.partial(_reload, config_path, settings, manager)

@@ -179,7 +179,6 @@ def test_a_process_killed_with_9_has_lost_nothing_it_acknowledged(tmp_path: Path
         numbers = (ledger.recovered.snapshot + b"".join(ledger.recovered.events)).split(b",")[:-1]
         assert numbers == [b"%d" % number for number in range(len(numbers))]
         assert len(numbers) - 1 >= acknowledged
-        ledger.close()
         place.close()
     assert acknowledged > 0
 

@@ -150,6 +150,25 @@ class LicenseAnswers:
         ]
         return [row for row in rows if row["seat"] == "waiting" or not waiting_only][:limit]
 
+    def describe_storage(self) -> dict[str, Plain]:
+        return {
+            "condition": self.current.storage.value,
+            "reason": "",
+            "repair": "",
+            "path": "/dev/disk/by-partlabel/ss-license",
+            "sequence": 12,
+            "log_bytes": 4 << 20,
+            "fill_bytes": 40_960,
+            "written_bytes": 1_000_000,
+            "written_per_day": 200_000,
+            "life_bytes": 24 << 30,
+            "anchor": "none",
+            "anchor_count": 0,
+        }
+
+    async def acknowledge_repair(self) -> str:
+        return "log a had no whole snapshot"
+
     def explain(self, device: str) -> dict[str, Plain]:
         if device == "lon/broken":
             raise ZeroDivisionError("secret of the house")

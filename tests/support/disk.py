@@ -24,6 +24,8 @@ class Disk:
     durable: bytearray = field(init=False)
     pending: list[tuple[int, bytes]] = field(default_factory=list)
     is_honest: bool = True
+    written: list[tuple[int, bytes]] = field(default_factory=list)  # ever
+    unreadable: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.durable = bytearray(self.content)
@@ -38,6 +40,7 @@ class Disk:
     def write(self, offset: int, data: bytes) -> None:
         self.content[offset : offset + len(data)] = data
         self.pending.append((offset, data))
+        self.written.append((offset, data))
 
     def sync(self) -> None:
         if self.is_honest:
@@ -58,7 +61,7 @@ def after_power_cut(disk: Disk, chance: random.Random, mode: str) -> bytearray:
                 left[offset + start : offset + start + SECTOR_BYTES] = data[start : start + SECTOR_BYTES]
     if mode == "torn" and disk.pending:
         offset, data = chance.choice(disk.pending)
-        page = offset + chance.randrange(len(data) // PAGE_BYTES) * PAGE_BYTES
+        page = offset // PAGE_BYTES * PAGE_BYTES + chance.randrange(-(-len(data) // PAGE_BYTES)) * PAGE_BYTES
         left[page : page + PAGE_BYTES] = chance.randbytes(PAGE_BYTES)
     return left
 

@@ -69,10 +69,22 @@ class MemoryLedger:
     snapshot: bytes
     events: tuple[bytes, ...] = ()
     repairs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     fails: StorageError | None = None
+    seq: int = 0
+    size_bytes: int = 4 << 20
+    fill_bytes: int = 4096
+    bytes_written: int = 0
 
     async def open(self) -> MemoryLedger:
         return self
+
+    @property
+    def figures(self) -> MemoryLedger:
+        return self
+
+    async def release(self) -> None:
+        pass
 
     async def settle(self, snapshot: bytes) -> None:
         await self.rewrite(snapshot)
@@ -80,6 +92,7 @@ class MemoryLedger:
     async def append(self, body: bytes, snapshot: Callable[[], bytes]) -> None:
         self._maybe_fail()
         self.events += (body,)
+        self.bytes_written += 8192
 
     async def rewrite(self, snapshot: bytes) -> None:
         self._maybe_fail()

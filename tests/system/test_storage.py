@@ -99,6 +99,11 @@ def test_one_damaged_log_is_repaired_and_everything_goes_on() -> None:
         wait_until(lambda: box.status()["used"] == 2, timeout_s=20, what="the same seat")
         box.kill()
         box.start()
+        assert box.status()["storage"] == "degraded", "until somebody has taken note"
+        box.ctl("acknowledge")
+        assert box.status()["storage"] == "ok"
+        box.kill()
+        box.start()
         assert box.status()["storage"] == "ok"
 
 

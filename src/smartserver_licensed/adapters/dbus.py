@@ -96,6 +96,7 @@ class DbusService:
             (INTERFACE, "Explain"): self._explain,
             (INTERFACE, "Plan"): self._plan,
             (INTERFACE, "VerifyDocument"): self._verify_document,
+            (INTERFACE, "DescribeStorage"): self._describe_storage,
             (_PROPERTIES, "Get"): self._get,
             (_PROPERTIES, "Set"): self._set,
             (_PROPERTIES, "GetAll"): self._get_all,
@@ -240,6 +241,8 @@ class DbusService:
             raise NotReadyError(f"cannot call {method.name}: {_BUSY_AT} answers are waiting to be sent")
         if method.name == "InstallDocument":
             return self._install_document(bus, message)
+        if method.name == "AcknowledgeRepair":
+            return self._acknowledge_repair(bus, message)
         return self._handlers[interface, method.name](message)
 
     def _method(self, message: Message) -> tuple[str, intr.Method]:
@@ -283,6 +286,13 @@ class DbusService:
     async def _install_document(self, bus: MessageBus, message: Message) -> list[object]:
         await _require_administrator(bus, message)
         return [_variants(typed_row(await self._service.install_document(_document(message))))]
+
+    def _describe_storage(self, _: Message) -> list[object]:
+        return [_variants(typed_row(self._service.describe_storage()))]
+
+    async def _acknowledge_repair(self, bus: MessageBus, message: Message) -> list[object]:
+        await _require_administrator(bus, message)
+        return [clean(await self._service.acknowledge_repair())]
 
     # -- org.freedesktop.DBus.Properties -------------------------------------------------------------------------
 

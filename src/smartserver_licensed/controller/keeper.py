@@ -5,7 +5,9 @@ Rules (STATE.md):
   recovered as at start, with pauses of 1…60 s;
 - the ledger of another SmartServer is not read; a grant that does not verify under the root makes it `corrupt`: what
   runs keeps running, nothing new is admitted;
-- every commit carries how far trusted time and the grace have come; one alone at least hourly.
+- `rolled-back` and `anchor-lost`: nothing is admitted, but a new grant is taken, and mends it;
+- what was repaired stays said, over restarts too, until somebody acknowledges it;
+- every commit carries how far trusted time, the grace and the wear have come; one alone at least hourly.
 
 What this module does not do: it decides nothing, publishes nothing, and never creates or formats a ledger.
 """
@@ -16,19 +18,29 @@ from collections.abc import Callable, Sequence
 
 from smartserver_licensed.domain import messages, overcapacity
 from smartserver_licensed.domain.errors import (
+    AnchorError,
     LedgerBusyError,
     LedgerCorruptError,
     LedgerForeignError,
     LedgerMissingError,
     LedgerNewerError,
+    SnapshotTooLargeError,
     StorageError,
 )
-from smartserver_licensed.domain.ledger_state import Event, GrantInstalled, LedgerState, TimeMarked
+from smartserver_licensed.domain.ledger_state import (
+    Anchored,
+    Event,
+    GrantInstalled,
+    LedgerState,
+    RepairNoted,
+    TimeMarked,
+)
 from smartserver_licensed.domain.overcapacity import Grace
 from smartserver_licensed.domain.status import Clock, Storage
 from smartserver_licensed.domain.trusted_time import TrustedTime
 from smartserver_licensed.formats import ledger as ledger_format
 
+from .anchoring import Anchoring
 from .ports import Clocks, Ledger
 from .telling import tell
 
@@ -45,7 +57,7 @@ _CONDITIONS: tuple[tuple[type[StorageError], Storage], ...] = (
 
 
 class Keeper:
-    """The durable state and its ledger. `state` is None while the ledger cannot be used."""
+    """The durable state and its ledger. `state` is None while nothing may be built on it."""
 
     def __init__(
         self,
@@ -55,6 +67,7 @@ class Keeper:
         install_code: str,
         verify_grant: Callable[[GrantInstalled], None],
         floor_s: int,
+        anchoring: Anchoring | None = None,
     ) -> None:
         """`floor_s`: no time before this one is believed (the build's). `verify_grant` raises a DocumentError."""
         self._ledger = ledger
@@ -62,6 +75,7 @@ class Keeper:
         self._install_code = install_code
         self._verify_grant = verify_grant
         self._floor_s = floor_s
+        self._anchoring = anchoring or Anchoring(None)
         self._pause_s = _FIRST_PAUSE_S
         self._retry_at: float | None = None
         self._time = TrustedTime(floor_s, clocks.reading().boottime_s)
@@ -69,11 +83,30 @@ class Keeper:
         self._grace = Grace()
         self.has_excess = False  # whether units run beyond the capacity; the controller says so after each decision
         self._marked_at = clocks.monotonic()
-        self.state: LedgerState | None = None
+        self._held: LedgerState | None = None
+        self._verified: LedgerState | None = None
         self.storage = Storage.MISSING
         self._is_unopened = True
         self.storage_reason = "the ledger has not been opened yet"
         self.commits = 0
+        self._size_at_most = 0
+        self._written_before = 0  # to the device, when the ledger was opened
+        self._written_at_start: int | None = None
+
+    @property
+    def state(self) -> LedgerState | None:
+        """What decisions are built on."""
+        return self._held if self.storage.is_writable else None
+
+    @property
+    def shown(self) -> LedgerState | None:
+        """What the ledger holds as far as it verifies: for people to read, nothing is built on it."""
+        return self._held or self._verified
+
+    @property
+    def takes_grants(self) -> bool:
+        """Whether a new grant can be made durable: also where it is what mends the condition."""
+        return self._held is not None
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -101,7 +134,7 @@ class Keeper:
 
     @property
     def retry_at(self) -> float | None:
-        """When the ledger is tried again (monotonic seconds), or None while it is open."""
+        """When the ledger, or its anchor, is tried again (monotonic seconds); None while all is well."""
         return self._retry_at
 
     async def open(self) -> bool:
@@ -110,94 +143,187 @@ class Keeper:
         Raises LedgerBusyError at the first call: another daemon runs. Later it may be `--init-state`, for a moment.
         """
         try:
-            state, repairs = await self._load()
+            if self._held is None:
+                await self._load()
+            await self._look_at_anchor()
         except StorageError as error:
             if isinstance(error, LedgerBusyError) and self._is_unopened:
                 raise
-            self._close_with(error)
-            return False
-        self.state = state
-        self.storage_reason = "; ".join(repairs)
-        self._set_storage(Storage.DEGRADED if repairs else Storage.OK)
-        self._retry_at, self._pause_s = None, _FIRST_PAUSE_S
-        boottime_s = self._clocks.reading().boottime_s
-        self._time = TrustedTime(max(state.mark_s, self._floor_s), boottime_s)
-        self._graced_at_s, self._grace = boottime_s, state.grace
-        return True
+            await self._fail(error)
+        return self.state is not None
 
-    async def _load(self) -> tuple[LedgerState, tuple[str, ...]]:
+    async def _load(self) -> None:
         recovered = await self._ledger.open()
-        state = ledger_format.decode_snapshot(recovered.snapshot)
-        for body in recovered.events:
-            for event in ledger_format.decode_events(body):
-                state.apply(event)
+        state = self._replayed(recovered.snapshot, recovered.events)
         if not state.install_code:
             state.install_code = self._install_code  # made before the SmartServer had its code: bound by `settle`
         if state.install_code != self._install_code:
             raise LedgerForeignError(
                 f"cannot use the ledger: it is that of {state.install_code!r}, this is {self._install_code!r}"
             )
-        if state.installed is not None:
-            self._verify_grant(state.installed)
-        await self._ledger.settle(ledger_format.encode_snapshot(state))
-        return state, recovered.repairs
+        if recovered.repairs:
+            state.apply(RepairNoted("; ".join(recovered.repairs)))
+            tell(messages.LEDGER_REPAIRED, REASON=state.repair)
+        if recovered.notes:
+            tell(messages.LEDGER_CUT, REASON="; ".join(recovered.notes))
+        snapshot = ledger_format.encode_snapshot(state)
+        await self._ledger.settle(snapshot)
+        self._held, self._verified = state, None
+        self._size_at_most, self._written_before = len(snapshot), state.written_bytes
+        if self._written_at_start is None:
+            self._written_at_start = state.written_bytes
+        boottime_s = self._clocks.reading().boottime_s
+        self._time = TrustedTime(max(state.mark_s, self._floor_s), boottime_s)
+        self._graced_at_s, self._grace = boottime_s, state.grace
 
-    def _close_with(self, error: StorageError) -> None:
+    def _replayed(self, snapshot: bytes, events: Sequence[bytes]) -> LedgerState:
+        state = ledger_format.decode_snapshot(snapshot)
+        for body in events:
+            for event in ledger_format.decode_events(body):
+                state.apply(event)
+        if state.installed is not None and state.install_code in {"", self._install_code}:
+            self._verify_grant(state.installed)
+        return state
+
+    async def _look_at_anchor(self) -> None:
+        if self._held is None:
+            return
+        checked = await self._anchoring.check(self._held.anchored)
+        if checked.bind_to is not None and await self._make_durable([Anchored(checked.bind_to)], self.grace()):
+            await self._anchoring.bound()
+        if checked.storage is not Storage.OK:
+            self._set_storage(checked.storage, checked.reason)
+            self._pause()
+        elif self._held is not None:
+            self._set_well()
+
+    def _set_well(self) -> None:
+        repair = self._held.repair if self._held else ""
+        self._set_storage(Storage.DEGRADED if repair else Storage.OK, repair)
+        self._retry_at, self._pause_s = None, _FIRST_PAUSE_S
+
+    async def _fail(self, error: StorageError) -> None:
         """Fail-stop: memory is dropped; the next try recovers as at start."""
-        self.state = None
-        self.storage_reason = str(error)
-        self._set_storage(next((each for kind, each in _CONDITIONS if isinstance(error, kind)), Storage.READ_ONLY))
+        if isinstance(error, AnchorError):
+            self._set_storage(Storage.ANCHOR_LOST, str(error))
+        else:
+            self._held, self._verified = None, self._what_verifies(error)
+            condition = next((each for kind, each in _CONDITIONS if isinstance(error, kind)), Storage.READ_ONLY)
+            self._set_storage(condition, str(error))
+            await self._ledger.release()
+        self._pause()
+
+    def _what_verifies(self, error: StorageError) -> LedgerState | None:
+        if not isinstance(error, LedgerCorruptError) or not error.snapshot:
+            return None
+        try:
+            state = self._replayed(error.snapshot, error.events)
+        except StorageError:
+            return None
+        return state if state.install_code == self._install_code else None
+
+    def _pause(self) -> None:
         self._retry_at = self._clocks.monotonic() + self._pause_s
         self._pause_s = min(self._pause_s * 2, _MAX_PAUSE_S)
 
-    def _set_storage(self, storage: Storage) -> None:
+    def _set_storage(self, storage: Storage, reason: str) -> None:
         is_first_and_good = self._is_unopened and storage is Storage.OK
         self._is_unopened = False
-        if storage is not self.storage and not is_first_and_good:
-            tell(
-                messages.STORAGE_CONDITION_CHANGED,
-                STORAGE=storage.value,
-                WAS=self.storage.value,
-                REASON=self.storage_reason,
-            )
-        self.storage = storage
+        was, self.storage, self.storage_reason = self.storage, storage, reason
+        if storage is not was and not is_first_and_good:
+            tell(messages.STORAGE_CONDITION_CHANGED, STORAGE=storage.value, WAS=was.value, REASON=reason)
 
     # -- committing ----------------------------------------------------------------------------------------------
 
     async def commit(self, events: Sequence[Event], grace: Grace | None = None) -> bool:
         """Make events durable, then apply them. False: the ledger failed, and memory is dropped."""
-        state = self.state
+        return self.state is not None and await self._make_durable(events, self.grace() if grace is None else grace)
+
+    async def commit_license(self, event: GrantInstalled) -> bool:
+        """Make a license event durable, leave no earlier copy of the state to go back to, and count it.
+
+        False: as for `commit`. Raises SnapshotTooLargeError or AnchorError; then nothing has changed.
+        """
+        if self._held is None:
+            return False
+        size_bytes = len(ledger_format.encode_snapshot(self._held)) + 2 * len(event.envelope)
+        if size_bytes > ledger_format.MAX_STATE_BYTES:
+            raise SnapshotTooLargeError(
+                f"cannot keep the license: the state would have {size_bytes} bytes, "
+                f"the limit is {ledger_format.MAX_STATE_BYTES}"
+            )
+        events: list[Event] = [event]
+        if (count := await self._anchoring.next_count()) != self._held.anchored:
+            events.append(Anchored(count))
+        if not await self._make_durable(events, self.grace()) or not await self._rewrite():
+            return False
+        try:
+            await self._anchoring.count()
+        except AnchorError as error:
+            await self._fail(error)  # it is durable; counted it is when the anchor is there again
+        else:
+            self._set_well()
+        return True
+
+    async def acknowledge_repair(self) -> str:
+        """Take the condition `degraded` back. What was repaired; empty where nothing was."""
+        repair = self.state.repair if self.state else ""
+        if repair and await self.commit([RepairNoted("")]):
+            tell(messages.REPAIR_ACKNOWLEDGED, REASON=repair)
+            self._set_well()
+        return repair
+
+    async def _make_durable(self, events: Sequence[Event], grace: Grace) -> bool:
+        state = self._held
         if state is None:
             return False
-        self._grace = self.grace() if grace is None else grace
+        self._grace = grace
         reading = self._clocks.reading()
         grants = [each for each in events if isinstance(each, GrantInstalled)]
         if grants:
             marked = TrustedTime(max(grants[-1].grant.issued_at, self._floor_s), reading.boottime_s)
         else:
             marked = self._time.marked(reading)
-        mark = TimeMarked(marked.mark_s, self._grace)
+        mark = TimeMarked(marked.mark_s, grace, self.written_bytes)
+        body = ledger_format.encode_events(events, mark)
         try:
-            await self._ledger.append(
-                ledger_format.encode_events(events, mark), lambda: ledger_format.encode_snapshot(state)
-            )
+            await self._ledger.append(body, lambda: ledger_format.encode_snapshot(state))
         except StorageError as error:
-            self._close_with(error)
+            await self._fail(error)
             return False
         for event in (*events, mark):
             state.apply(event)
         self._time = marked
         self._marked_at = self._clocks.monotonic()
+        self._size_at_most += len(body)
         self.commits += 1
         return True
 
-    async def rewrite(self) -> bool:
-        """Leave no earlier copy of the state to go back to: after a license event."""
-        if self.state is None:
+    async def _rewrite(self) -> bool:
+        if self._held is None:
             return False
         try:
-            await self._ledger.rewrite(ledger_format.encode_snapshot(self.state))
+            await self._ledger.rewrite(ledger_format.encode_snapshot(self._held))
         except StorageError as error:
-            self._close_with(error)
+            await self._fail(error)
             return False
         return True
+
+    # -- figures -------------------------------------------------------------------------------------------------
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes written to the device in the ledger's whole life, as far as they are known."""
+        figures = self._ledger.figures
+        return self._written_before + (figures.bytes_written if figures else 0)
+
+    @property
+    def written_since_start(self) -> int:
+        """Of them, those since the first opening of this process."""
+        return self.written_bytes - (self._written_at_start or 0)
+
+    def has_room(self) -> bool:
+        """Whether the state may grow by more seats; O(1) but for a state near its limit."""
+        if self._held is not None and self._size_at_most > ledger_format.MAX_STATE_BYTES:
+            self._size_at_most = len(ledger_format.encode_snapshot(self._held))
+        return self._size_at_most <= ledger_format.MAX_STATE_BYTES

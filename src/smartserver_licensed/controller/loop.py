@@ -24,7 +24,7 @@ from smartserver_licensed.domain.counting import SMARTSERVER, UnitId, only_devic
 from smartserver_licensed.domain.devices import DeviceState
 from smartserver_licensed.domain.entitlement import capacity, ended_grace_days, next_end
 from smartserver_licensed.domain.facts import Device
-from smartserver_licensed.domain.ledger_state import Cause, Event, LedgerState, SeatGiven, SeatLost
+from smartserver_licensed.domain.ledger_state import Cause, GrantInstalled, LedgerState, SeatGiven, SeatLost
 from smartserver_licensed.domain.licenses import License
 from smartserver_licensed.domain.overcapacity import Grace
 from smartserver_licensed.domain.refusal import Refusal, RefusalLimit, SeatRequest, refuse
@@ -81,6 +81,7 @@ class Controller:
         self._guard = Guard(self._outbox, announcer)
         self._observer = Observer(broker, clocks, self._outbox, self._speaker, policy, lambda: keeper.state)
         self._entitled = Entitled(0, None)
+        self._is_ledger_full = False
         self._display = Display(announcer, notifier, self._outbox, clocks, self._make_status())
         self._limit = RefusalLimit()
         self._refusals = Ration(messages.SEAT_REFUSED)
@@ -117,16 +118,26 @@ class Controller:
                 await asyncio.sleep(0)  # 64 KiB of JSON may take 6 ms
                 turn_ends_at = self._clocks.monotonic() + _TURN_S
 
-    async def commit_license(self, event: Event) -> bool:
-        """Make a license event durable, leave no earlier copy of the state, and act on it in the same breath."""
+    async def commit_license(self, event: GrantInstalled) -> bool:
+        """Make a license event durable and act on it in the same breath. Raises as the keeper does."""
         async with self._lock:
-            is_durable = await self._keeper.commit([event]) and await self._keeper.rewrite()
-            if is_durable:
+            had_state = self._keeper.state is not None
+            is_durable = await self._keeper.commit_license(event)
+            if had_state and self._keeper.state is not None:
                 self.admission.mark_all(self._keeper.state)
             else:
                 self._state_changed()
             await self._batch()
             return is_durable
+
+    async def acknowledge_repair(self) -> str:
+        """Take the condition `degraded` back; what was repaired, empty where nothing was."""
+        async with self._lock:
+            repair = await self._keeper.acknowledge_repair()
+            if self._keeper.state is None:
+                self._state_changed()
+            await self._batch()
+            return repair
 
     # -- one batch -----------------------------------------------------------------------------------------------------
 
@@ -146,8 +157,15 @@ class Controller:
         self._replace_status()
 
     def _look_at_licenses(self) -> None:
-        now, licenses = self._keeper.now(), self.licenses()
-        self._entitled = Entitled(capacity(licenses, now), ended_grace_days(licenses, now))
+        now, licenses, state = self._keeper.now(), self.licenses(), self._keeper.state
+        given = capacity(licenses, now)
+        is_full = state is not None and not self._keeper.has_room()
+        if state is not None and is_full:
+            given = min(given, 1 + len(state.seats))
+        if is_full and not self._is_ledger_full:
+            tell(messages.LEDGER_FULL, SEATS=given)
+        self._is_ledger_full = is_full
+        self._entitled = Entitled(given, ended_grace_days(licenses, now))
 
     async def _on_time(self, now_s: float) -> None:
         if self._keeper.retry_at is not None and now_s >= self._keeper.retry_at:
@@ -270,8 +288,6 @@ class Controller:
         state = self._keeper.state
         if state is not None:
             tell(messages.LEDGER_OPENED, USED=1 + state.provisioned, RESERVED=state.reserved)
-            if self._keeper.storage_reason:
-                tell(messages.LEDGER_REPAIRED, REASON=self._keeper.storage_reason)
         self.admission.state_changed(state, self._clocks.monotonic())
 
     def _audit(self) -> None:
@@ -317,20 +333,20 @@ class Controller:
         return self._observer.admission
 
     def licenses(self) -> tuple[License, ...]:
-        """The licenses of the installed grant."""
-        state = self._keeper.state
+        """The licenses of the installed grant, as far as the ledger can be read."""
+        state = self._keeper.shown
         return state.installed.grant.licenses if state and state.installed else ()
 
     def totals(self) -> Totals:
         """The counts as of now, the capacity as of the last batch; O(1), and no clock is read."""
-        state = self._keeper.state
+        state = self._keeper.shown
         waiting = self.admission.queues.waiting
         if state is None:
             return Totals(0, 0, 0, waiting)
         return Totals(self._entitled.capacity, state.provisioned, state.reserved, waiting)
 
     def _make_status(self) -> Status:
-        state, storage, totals = self._keeper.state, self._keeper.storage, self.totals()
+        state, storage, totals = self._keeper.shown, self._keeper.storage, self.totals()
         return Status(
             state=license_state(is_started=self._observer.is_started, storage=storage, is_bound=True, totals=totals),
             totals=totals,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from smartserver_licensed.domain.anchoring import Reading as AnchorReading
 from smartserver_licensed.domain.status import Status
 from smartserver_licensed.domain.trusted_time import Reading
 from smartserver_licensed.formats.bus import Plain
@@ -58,6 +59,19 @@ class RecoveredLedger(Protocol):
     def repairs(self) -> tuple[str, ...]:
         """What was found damaged and is repaired from the twin; empty when healthy."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a power cut has left; no damage."""
+
+
+class LedgerFigures(Protocol):
+    """What is known of an open ledger."""
+
+    seq: int
+    size_bytes: int  # of each log
+    fill_bytes: int  # of each log
+    bytes_written: int  # to both, since it was opened
+
 
 class Ledger(Protocol):
     """The durable record. Every method raises a StorageError when it cannot keep its promise."""
@@ -73,6 +87,28 @@ class Ledger(Protocol):
 
     async def rewrite(self, snapshot: bytes) -> None:
         """Rewrite both logs, so that no earlier copy is left to go back to."""
+
+    async def release(self) -> None:
+        """Let the path go until the next `open`."""
+
+    @property
+    def figures(self) -> LedgerFigures | None:
+        """None while it is not open."""
+
+
+class Anchor(Protocol):
+    """A counter outside the ledger that nobody can set back. Methods raise AnchorError when it cannot be asked."""
+
+    kind: str
+
+    async def read(self) -> AnchorReading:
+        """What it shows."""
+
+    async def count(self) -> int:
+        """Count one; makes the counter where there is none. What it shows now."""
+
+    async def use(self) -> None:
+        """Remember, for good, that a ledger is bound to it."""
 
 
 class Clocks(Protocol):

@@ -24,6 +24,7 @@ from .explain import device_of, device_rows, explain
 from .keeper import Keeper
 from .loop import Controller
 from .ports import Announcer, Clocks
+from .storage_report import StorageReport
 from .telling import tell
 
 
@@ -39,6 +40,7 @@ class Service:
         *,
         root: Root,
         install_code: str,
+        storage: StorageReport,
     ) -> None:
         self._controller = controller
         self._keeper = keeper
@@ -46,6 +48,7 @@ class Service:
         self._announcer = announcer
         self._root = root
         self._install_code = install_code
+        self._storage = storage
 
     def status(self) -> Status:
         """The status as of the last batch."""
@@ -53,7 +56,7 @@ class Service:
 
     def list_licenses(self) -> list[dict[str, Plain]]:
         """One row a license, with the columns of the CMS's Manage Licenses dialog."""
-        state = self._keeper.state
+        state = self._keeper.shown
         installed = state.installed if state else None
         if installed is None:
             return []
@@ -123,13 +126,24 @@ class Service:
         """What a document is and whether it verifies here. Raises DocumentError."""
         return dict(inspect_document(data, self._root))
 
+    def describe_storage(self) -> dict[str, Plain]:
+        """The ledger, its wear and its anchor, for `licensectl doctor`; see docs/dbus.md."""
+        return self._storage.describe()
+
+    async def acknowledge_repair(self) -> str:
+        """Take the condition `degraded` back; what was repaired, empty where nothing was."""
+        if self._keeper.state is None:
+            raise self._not_ready("acknowledge")
+        return await self._controller.acknowledge_repair()
+
+    def _not_ready(self, what: str) -> NotReadyError:
+        return NotReadyError(f"cannot {what}: storage is {self._keeper.storage.value}: {self._keeper.storage_reason}")
+
     async def install_document(self, data: bytes) -> dict[str, Plain]:
         """Verify and install a grant. Raises DocumentError or a StorageError; then nothing has changed."""
-        state = self._keeper.state
-        if state is None:
-            raise NotReadyError(
-                f"cannot install: storage is {self._keeper.storage.value}: {self._keeper.storage_reason}"
-            )
+        state = self._keeper.shown
+        if state is None or not self._keeper.takes_grants:
+            raise self._not_ready("install")
         try:
             grant = accept_grant(
                 data,

@@ -134,6 +134,12 @@ class LedgerCorruptError(StorageError):
 
     code = "storage-corrupt"
 
+    def __init__(self, message: str = "", *, snapshot: bytes = b"", events: tuple[bytes, ...] = ()) -> None:
+        """`snapshot` and `events`: what verifies before the damage; to be shown, never to be built on."""
+        super().__init__(message)
+        self.snapshot = snapshot
+        self.events = events
+
 
 class LedgerNewerError(StorageError):
     """Written by a newer major format."""
@@ -157,6 +163,12 @@ class LedgerOccupiedError(StorageError):
     """`--init-state` on something that holds anything else than zeros or a ledger."""
 
     code = "storage-occupied"
+
+
+class AnchorError(StorageError):
+    """The anchor, a counter outside the ledger that tells an old copy, cannot be asked."""
+
+    code = "anchor-unreachable"
 
 
 class SnapshotTooLargeError(StorageError):

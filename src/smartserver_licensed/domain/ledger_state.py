@@ -96,14 +96,37 @@ class GrantInstalled:
 
 @dataclass(frozen=True, slots=True)
 class TimeMarked:
-    """How far trusted time and the grace have come; goes with every commit, and alone at least hourly."""
+    """How far trusted time, the grace and the flash's wear have come; goes with every commit, and alone hourly."""
 
     mark_s: int
     grace: Grace
+    written_bytes: int = 0  # to the device, in the ledger's whole life
+
+
+@dataclass(frozen=True, slots=True)
+class RepairNoted:
+    """Damage was repaired; `what` is shown until somebody acknowledges it: then it is empty."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """What the anchor counts once the license event of this commit is over; None: no anchor is used any more."""
+
+    count: int | None
 
 
 Event: TypeAlias = (
-    SeatGiven | SeatLost | EvictionForgotten | InternalChanged | AdoptionClosed | GrantInstalled | TimeMarked
+    SeatGiven
+    | SeatLost
+    | EvictionForgotten
+    | InternalChanged
+    | AdoptionClosed
+    | GrantInstalled
+    | TimeMarked
+    | RepairNoted
+    | Anchored
 )
 
 
@@ -120,6 +143,9 @@ class LedgerState:
     installed: GrantInstalled | None = None
     grace: Grace = field(default_factory=Grace)
     next_number: int = 1
+    written_bytes: int = 0
+    repair: str = ""
+    anchored: int | None = None
     provisioned: int = 0
     reserved: int = 0
 
@@ -155,8 +181,12 @@ class LedgerState:
             case GrantInstalled():
                 self.installed = event
                 self.mark_s = event.grant.issued_at  # a newer grant sets the time, also downwards (LICENSING §5)
-            case TimeMarked(mark_s, grace):
-                self.mark_s, self.grace = mark_s, grace
+            case TimeMarked(mark_s, grace, written_bytes):
+                self.mark_s, self.grace, self.written_bytes = mark_s, grace, written_bytes
+            case RepairNoted(what):
+                self.repair = what
+            case Anchored(count):
+                self.anchored = count
 
     def _count(self, seat: Seat | None, by: int) -> None:
         if seat is None:

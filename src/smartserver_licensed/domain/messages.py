@@ -30,6 +30,15 @@ LEDGER_OPENED = Message("ledger-opened", "4e163172c052425b9d4e1b2da86f5c61", 6, 
 LEDGER_REPAIRED = Message(
     "ledger-repaired", "ed9072e967da43caa4d09194098dbd7e", 4, "The ledger was damaged and is repaired from its twin"
 )
+LEDGER_CUT = Message(
+    "ledger-cut", "33c1fc9a7bf14d72a4f3aac49a1f5a70", 5, "The power was cut while the ledger was written"
+)
+REPAIR_ACKNOWLEDGED = Message(
+    "repair-acknowledged", "59a8d04e2e0b4f0d9f5fd2bb6a5fd3c1", 5, "A repair of the ledger was acknowledged"
+)
+LEDGER_FULL = Message(
+    "ledger-full", "e2cf8a0d3cbb4c3bb7f3a6f9d0b1c8e4", 3, "The ledger holds as much as it may; no more seats are given"
+)
 STORAGE_CONDITION_CHANGED = Message(
     "storage-condition-changed", "9f18e135e824465c907f6478cdd8e7b1", 4, "The condition of the ledger has changed"
 )

@@ -61,6 +61,12 @@ class LicenseService(Protocol):
     def verify_document(self, data: bytes) -> dict[str, Plain]:
         """What a document is; changes nothing. Raises DocumentError."""
 
+    def describe_storage(self) -> dict[str, Plain]:
+        """The ledger on its device: fill, wear, anchor."""
+
+    async def acknowledge_repair(self) -> str:
+        """Take the condition `degraded` back; what was repaired, empty where nothing was."""
+
     async def install_document(self, data: bytes) -> dict[str, Plain]:
         """Verify and install a document; returns when it is durable."""
 

@@ -3,6 +3,7 @@
 Rules (STATE.md):
 - one body holds all events of one commit, with the time mark; a snapshot holds the whole state;
 - JSON, so that a person with a hex dump can read it; the grant's envelope is kept byte for byte;
+- a state of more than 1 MiB is not to be made (the controller refuses what would); what could be written can be read;
 - within a major format an unknown event or key is ignored: a newer minor version may add such.
 
 What this module does not do: it checks no signature (the controller verifies the grant at the start) and knows nothing
@@ -24,12 +25,14 @@ from smartserver_licensed.domain.devices import DeviceId
 from smartserver_licensed.domain.errors import LedgerCorruptError, LicensedError
 from smartserver_licensed.domain.ledger_state import (
     AdoptionClosed,
+    Anchored,
     Cause,
     Event,
     EvictionForgotten,
     GrantInstalled,
     InternalChanged,
     LedgerState,
+    RepairNoted,
     Seat,
     SeatGiven,
     SeatKind,
@@ -38,13 +41,15 @@ from smartserver_licensed.domain.ledger_state import (
 )
 from smartserver_licensed.domain.overcapacity import Grace
 
-_MAX_BYTES = 1 << 20
+MAX_STATE_BYTES = 1 << 20
+_MAX_BYTES = 4 << 20  # of a log: what could be written can be read
 _MAX_DEPTH = 8
 
 
 def encode_events(events: Sequence[Event], mark: TimeMarked) -> bytes:
     """The body of one EVENT record: all events of one commit, then how far time has come."""
-    return strict_json.dump({"e": [_event(each) for each in events], "t": mark.mark_s, "g": _grace(mark.grace)})
+    told: list[strict_json.JsonValue] = [_event(each) for each in events]
+    return strict_json.dump({"e": told, "t": mark.mark_s, "g": _grace(mark.grace), "w": mark.written_bytes})
 
 
 def decode_events(body: bytes) -> list[Event]:
@@ -52,7 +57,7 @@ def decode_events(body: bytes) -> list[Event]:
     try:
         value: Any = strict_json.parse(body, max_bytes=_MAX_BYTES, max_depth=_MAX_DEPTH)
         events = [event for each in value["e"] if (event := _decode(each)) is not None]
-        return [*events, TimeMarked(value["t"], Grace(*value["g"]))]
+        return [*events, TimeMarked(value["t"], Grace(*value["g"]), value.get("w", 0))]
     except _BAD as error:
         raise LedgerCorruptError(f"cannot read a ledger event: {error!r}") from error
 
@@ -71,6 +76,9 @@ def encode_snapshot(state: LedgerState) -> bytes:
             "grant": _event(installed) if installed else None,
             "grace": _grace(state.grace),
             "next": state.next_number,
+            "written": state.written_bytes,
+            "repair": state.repair,
+            "anchor": state.anchored,
         }
     )
 
@@ -92,6 +100,9 @@ def decode_snapshot(body: bytes) -> LedgerState:
             installed=installed,
             grace=Grace(*value["grace"]),
             next_number=_number(value["next"]),
+            written_bytes=_number(value.get("written", 0)),
+            repair=_text(value.get("repair", "")),
+            anchored=_number_or_none(value.get("anchor")),
         )
     except _BAD as error:
         raise LedgerCorruptError(f"cannot read the ledger's snapshot: {error!r}") from error
@@ -130,11 +141,15 @@ def _event(event: Event) -> list[strict_json.JsonValue]:
             return ["adopted"]
         case GrantInstalled(_, envelope, accepted_at):
             return ["grant", base64.b64encode(envelope).decode(), accepted_at]
+        case RepairNoted(what):
+            return ["repair", what]
+        case Anchored(count):
+            return ["anchor", count]
         case TimeMarked():
             raise ValueError("the time mark stands beside the events")
 
 
-def _decode(value: object) -> Event | None:
+def _decode(value: object) -> Event | None:  # noqa: PLR0911 - a table, one line an event
     match value:
         case ["+", *seat]:
             return SeatGiven(*_decode_seat(seat))
@@ -146,6 +161,10 @@ def _decode(value: object) -> Event | None:
             return InternalChanged(DeviceId(protocol, handle), is_internal)
         case ["adopted"]:
             return AdoptionClosed()
+        case ["repair", str(what)]:
+            return RepairNoted(what)
+        case ["anchor", count]:
+            return Anchored(_number_or_none(count))
         case ["grant", str(text), int(accepted_at)]:
             envelope = base64.b64decode(text, validate=True)
             return GrantInstalled(parse_grant(parse_envelope(envelope).payload), envelope, accepted_at)
@@ -164,3 +183,7 @@ def _number(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{value!r} is no number")
     return value
+
+
+def _number_or_none(value: object) -> int | None:
+    return None if value is None else _number(value)

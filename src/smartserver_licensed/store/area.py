@@ -1,21 +1,22 @@
 """Where a log's bytes are: two areas on a block device, in an image file, or two files in a directory.
 
-Rules (STATE.md):
+Rules (docs/storage.md):
 - reads bypass the page cache (O_DIRECT): a process that was killed, or whose sync failed, finds its record in the cache
   and not on the disk;
-- a failed write or sync is final for this opening: a retry may say OK while the data are gone;
-- one process holds the ledger (flock); nothing is ever formatted but by `create`, and that refuses what holds anything.
+- a page that cannot be read reads as zeros and is named: it is damage, to be repaired from the twin;
+- one process holds the ledger (flock); nothing is formatted but by `log.create`, which refuses what holds anything.
 
-What this module does not do: it knows no records. Faults can be injected by another form of `Area`.
+What this module does not do: it knows no records, and does not remember that a write failed (`log`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
 import os
-import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +30,8 @@ from smartserver_licensed.domain.errors import (
 
 AREA_BYTES = 4 << 20
 FILES = ("ledger.a", "ledger.b")
+_PAGE_BYTES = 4096
+_ABSENT = {errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM}
 
 
 class Area(Protocol):
@@ -38,8 +41,12 @@ class Area(Protocol):
     def size_bytes(self) -> int:
         """How much fits in."""
 
+    @property
+    def unreadable(self) -> list[int]:
+        """Offsets of the pages that the last `read` could not read; who clears one takes it out."""
+
     def read(self) -> memoryview:
-        """All of it, as it is on the disk."""
+        """All of it, as it is on the disk; zeros where a page cannot be read."""
 
     def write(self, offset: int, data: bytes) -> None:
         """Write; durable after `sync` only."""
@@ -47,168 +54,157 @@ class Area(Protocol):
     def sync(self) -> None:
         """Make all writes durable."""
 
-    def close(self) -> None:
-        """Give it back."""
-
 
 class FileArea:
-    """A range of a file or block device."""
+    """A range of a file or block device. Raises LedgerMissingError or another StorageError."""
 
     def __init__(self, path: Path, *, offset: int = 0, size_bytes: int = AREA_BYTES) -> None:
+        self.size_bytes = size_bytes
+        self.unreadable: list[int] = []
         self._path = path
         self._offset = offset
-        self._size_bytes = size_bytes
-        self._has_failed = False
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise _open_error(path, error) from error
-
-    @property
-    def size_bytes(self) -> int:
-        """How much fits in."""
-        return self._size_bytes
+        self._fd = _open(path, os.O_RDWR)
 
     def read(self) -> memoryview:
-        """All of it, as it is on the disk; shorter where the file is."""
+        """All of it, as it is on the disk; zeros where a file ends early, or where a page cannot be read."""
+        self.unreadable = []
+        content = memoryview(mmap.mmap(-1, self.size_bytes))  # O_DIRECT wants memory on a page's border
+        fd = self._open_past_the_cache()
         try:
-            return self._read(os.O_DIRECT)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise StorageError(f"cannot read {self._path}: {error.strerror}") from error
-        try:  # a file system without O_DIRECT (tmpfs): the next best thing
-            os.posix_fadvise(self._fd, self._offset, self._size_bytes, os.POSIX_FADV_DONTNEED)
-            return self._read(0)
-        except OSError as error:
-            raise StorageError(f"cannot read {self._path}: {error.strerror}") from error
-
-    def _read(self, flags: int) -> memoryview:
-        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | flags)
-        try:
-            buffer = memoryview(mmap.mmap(-1, self._size_bytes))  # O_DIRECT wants memory on a page's border
-            got = 0
-            while got < self._size_bytes and (count := os.preadv(fd, [buffer[got:]], self._offset + got)):
-                got += count
-            return buffer[:got]
+            at, step = 0, self.size_bytes
+            while at < self.size_bytes:
+                count = _read_some(fd, content[at : at + step], self._offset + at)
+                if count is None and step == _PAGE_BYTES:
+                    self.unreadable.append(at)
+                    count = _PAGE_BYTES
+                elif count is None:
+                    step, count = _PAGE_BYTES, 0  # from here on page by page
+                elif count == 0:
+                    break  # a file that ends early
+                at += count
         finally:
             os.close(fd)
+        return content
+
+    def _open_past_the_cache(self) -> int:
+        try:
+            return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise _open_error(self._path, error) from error
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)  # tmpfs has no O_DIRECT: the next best thing
+        return _open(self._path, os.O_RDONLY)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write; durable after `sync` only. Raises WriteFailedError, and then for ever."""
-        self._check()
+        """Write; durable after `sync` only. Raises WriteFailedError."""
         rest = memoryview(data)
-        try:
+        with _as_ours(WriteFailedError, f"write {self._path}"):
             while rest:
                 done = os.pwrite(self._fd, rest, self._offset + offset)
                 offset, rest = offset + done, rest[done:]
-        except OSError as error:
-            raise self._failed("write", error) from error
 
     def sync(self) -> None:
-        """Make all writes durable. Raises WriteFailedError, and then for ever."""
-        self._check()
-        try:
+        """Make all writes durable. Raises WriteFailedError."""
+        with _as_ours(WriteFailedError, f"sync {self._path}"):
             os.fdatasync(self._fd)
-        except OSError as error:
-            raise self._failed("sync", error) from error
 
     def close(self) -> None:
         """Give it back."""
         os.close(self._fd)
 
-    def _check(self) -> None:
-        if self._has_failed:
-            raise WriteFailedError(f"cannot write {self._path}: an earlier write or sync failed, which is final")
-
-    def _failed(self, what: str, error: OSError) -> WriteFailedError:
-        self._has_failed = True
-        return WriteFailedError(f"cannot {what} {self._path}: {error.strerror}")
-
 
 class Place:
-    """A path that holds a ledger, held by this process until `close`. Raises LedgerMissingError, LedgerBusyError."""
+    """A path that holds a ledger, held by this process until `close`. Raises LedgerMissing- or LedgerBusyError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._areas: list[FileArea] = []
+        self._fd = _open(path, os.O_RDONLY)
         try:
-            self._lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise _open_error(path, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            if isinstance(error, BlockingIOError):
+            with _as_ours(StorageError, f"lock {path}"):
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except StorageError as error:
+            os.close(self._fd)
+            if isinstance(error.__cause__, BlockingIOError):
                 raise LedgerBusyError(f"cannot use the ledger {path}: another process holds it") from error
-            raise StorageError(f"cannot lock the ledger {path}: {error.strerror}") from error
+            raise
 
     def areas(self) -> tuple[FileArea, FileArea]:
         """The two areas, opened."""
-        first, second = self._places()
-        a = FileArea(first[0], offset=first[1])
-        try:
-            return a, FileArea(second[0], offset=second[1])
-        except StorageError:
-            a.close()
-            raise
-
-    def _places(self) -> tuple[tuple[Path, int], tuple[Path, int]]:
+        self._close_areas()
         if self.path.is_dir():
-            return (self.path / FILES[0], 0), (self.path / FILES[1], 0)
-        if self._size_bytes() < 2 * AREA_BYTES:
-            raise LedgerMissingError(f"cannot use {self.path} for a ledger: it has less than {2 * AREA_BYTES} bytes")
-        return (self.path, 0), (self.path, AREA_BYTES)
-
-    def _size_bytes(self) -> int:
-        return os.lseek(self._lock, 0, os.SEEK_END)
+            places = [(self.path / name, 0) for name in FILES]
+        else:
+            places = [(self.path, 0), (self.path, AREA_BYTES)]
+            if os.lseek(self._fd, 0, os.SEEK_END) < 2 * AREA_BYTES:
+                raise LedgerMissingError(f"cannot use {self.path} for a ledger: less than {2 * AREA_BYTES} bytes")
+        for path, offset in places:
+            self._areas.append(FileArea(path, offset=offset))
+        a, b = self._areas
+        return a, b
 
     def make_room(self) -> None:
-        """Prepare a path that holds nothing for a new ledger.
-
-        Raises LedgerOccupiedError where it holds something; then nothing was touched.
-        """
-        try:
-            held = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]
-            for each in held:
-                if (self.path.is_dir() and each.name not in FILES) or not _is_zeros(each):
+        """Prepare a path for a new ledger. Raises LedgerOccupiedError where it holds anything; nothing is touched."""
+        is_directory = self.path.is_dir()
+        with _as_ours(WriteFailedError, f"make a ledger at {self.path}"):
+            for each in sorted(self.path.iterdir()) if is_directory else [self.path]:
+                if (is_directory and each.name not in FILES) or not _is_zeros(each):
                     raise LedgerOccupiedError(
                         f"cannot make a ledger at {self.path}: {each.name!r} holds something else than zeros"
                     )
-            if self.path.is_dir():
-                for name in FILES:
-                    _make_file(self.path / name)
-                os.fsync(self._lock)
-        except OSError as error:
-            raise WriteFailedError(f"cannot make a ledger at {self.path}: {error.strerror}") from error
+            for name in FILES if is_directory else ():
+                _make_file(self.path / name)
+            os.fsync(self._fd)
 
     def close(self) -> None:
         """Let others use it."""
-        os.close(self._lock)
+        self._close_areas()
+        os.close(self._fd)
+
+    def _close_areas(self) -> None:
+        while self._areas:
+            self._areas.pop().close()
+
+
+def _read_some(fd: int, into: memoryview, offset: int) -> int | None:
+    try:
+        return os.preadv(fd, [into], offset)
+    except OSError:
+        return None
 
 
 def _is_zeros(path: Path) -> bool:
     if not (path.is_file() or path.is_block_device()):
         return False
     with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            if any(data):
-                return False
-    return True
+        return not any(any(data) for data in iter(lambda: file.read(1 << 20), b""))
 
 
 def _make_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR)
-    try:
-        os.posix_fallocate(fd, 0, AREA_BYTES)
-        rest = memoryview(bytes(AREA_BYTES))  # written too: else the first sync of each page changes extents (20 %)
-        while rest:
-            rest = rest[os.pwrite(fd, rest, AREA_BYTES - len(rest)) :]
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:  # zeros are written, not only allocated: else the first sync of each page changes extents (20 %)
+        for offset in range(0, AREA_BYTES, _PAGE_BYTES):
+            os.pwrite(fd, bytes(_PAGE_BYTES), offset)
         os.fsync(fd)
     finally:
         os.close(fd)
 
 
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        raise _open_error(path, error) from error
+
+
 def _open_error(path: Path, error: OSError) -> StorageError:
-    if error.errno in {errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM}:
-        return LedgerMissingError(f"cannot open the ledger {path}: {error.strerror}")
-    return StorageError(f"cannot open the ledger {path}: {error.strerror}")
+    kind = LedgerMissingError if error.errno in _ABSENT else StorageError
+    return kind(f"cannot open the ledger {path}: {error.strerror}")
+
+
+@contextlib.contextmanager
+def _as_ours(kind: type[StorageError], doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"cannot {doing}: {error.strerror}") from error

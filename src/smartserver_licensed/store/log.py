@@ -1,17 +1,18 @@
 """Where it is made durable: two logs, each complete by itself, chained record by record.
 
-Rules (STATE.md):
+Rules (docs/storage.md):
 - a log is a SNAPSHOT in its first slots, then EVENTs; a slot that holds something durable is only overwritten by a
   rewrite, and a log is only rewritten while the other one is synced and complete;
 - commit: one EVENT to both logs, both synced; only then is it true;
 - recovery: sync both, read both past the page cache, begin at the highest valid SNAPSHOT, take seq + 1 from either log
   while its `prev` is the head; a valid record beyond the end means damage in the middle: corrupt, never guessed;
-- a failed write or sync is final: this object is dead, the caller opens anew.
+- a rewrite first makes the first sector durable: by what it claims, an interrupted one is told from damage;
+- a failed write or sync is final (a retry says OK while the data are gone): this object is dead, the caller opens anew.
 
 Stale records behind the end do no harm: a record with a higher seq than the head was either adopted by a recovery
-(then the head is at least its seq) or never whole, so the seq of a torn record may be used again. Should a later torn
-write at its place make it whole after all, it lies behind every acknowledged record, and the first one counts. A log
-that cannot be *read* is an error, not an empty log: its twin would go on alone, and it might be believed later.
+(then the head is at least its seq), never whole, or on a page that could not be read, which is cleared before anything
+else is written. So the seq of a torn record may be used again; should a later torn write make it whole after all, it
+lies behind a record of its number that continues its log, and that one counts.
 
 What this module does not do: it knows nothing of what bodies mean.
 """
@@ -32,17 +33,16 @@ from smartserver_licensed.domain.errors import (
     WriteFailedError,
 )
 
-from .area import Area, Place
+from .area import AREA_BYTES, Area, Place
 from .record import (
     FIRST_HEAD,
     FORMAT,
-    MAGIC,
     SECRET_BYTES,
     SLOT_BYTES,
     Kind,
     Record,
+    claimed,
     claimed_format,
-    first_snapshot_bytes,
     frame,
     newer,
     next_head,
@@ -50,17 +50,56 @@ from .record import (
     size_on_disk,
 )
 
-MAX_SNAPSHOT_BYTES = 1 << 20
 _SECTOR_BYTES = 512  # what a disk writes as a whole
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What a ledger held: the caller replays the events over the snapshot, then calls `Ledger.settle`."""
+    """What a ledger held: the caller replays the events over the snapshot, then calls `Ledger.settle`.
+
+    `repairs`: sentences about damage; `notes`: about what a power cut leaves.
+    """
 
     snapshot: bytes
     events: tuple[bytes, ...]
-    repairs: tuple[str, ...]  # sentences; empty when both logs were whole
+    repairs: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class _UnfinishedError(LedgerMissingError):
+    """A creation was cut; it may be done again."""
+
+
+class _Log:
+    """One log as it was found: `run` continues its snapshot without a gap up to `reach`, `rest` are other EVENTs."""
+
+    def __init__(self, name: str, area: Area) -> None:
+        self.name = name
+        self.content = area.read()
+        self.bad_pages = len(area.unreadable)
+        self.first = read(self.content, 0, secret=None)
+        self.run: list[Record] = []
+        self.rest: list[Record] = []
+        self.reach, self.head, self.end = -1, FIRST_HEAD, 0
+        if self.first is not None:
+            self.reach, self.head, self.end = self.first.seq, self.first.prev, self.first.size_bytes
+
+    def look(self, secret: bytes) -> None:
+        """Find all whole EVENTs, wherever they stand: damage before them must not hide them."""
+        offset, is_unbroken = self.end or SLOT_BYTES, self.first is not None
+        while offset < len(self.content):
+            record = read(self.content, offset, secret=secret)
+            if record is None or record.kind != Kind.EVENT:
+                is_unbroken = False
+                offset += SLOT_BYTES
+                continue
+            offset += record.size_bytes
+            is_unbroken = is_unbroken and (record.seq, record.prev) == (self.reach + 1, self.head)
+            if is_unbroken:
+                self.run.append(record)
+                self.reach, self.head, self.end = record.seq, record.head, offset
+            else:
+                self.rest.append(record)
 
 
 class Ledger:
@@ -69,68 +108,73 @@ class Ledger:
     def __init__(self, areas: Sequence[Area]) -> None:
         """Recover what the areas hold. Raises LedgerMissing-, LedgerCorrupt-, LedgerNewer- or another StorageError."""
         self._areas = tuple(areas)
-        self._ends = [0, 0]
-        self._is_settled = self.is_dead = False
-        self.bytes_written = 0
-        for area in self._areas:
+        self.size_bytes = min(area.size_bytes for area in areas)
+        self.fill_bytes = self.bytes_written = 0  # of each log; to both since it was opened
+        self._is_settled = self._is_dead = False
+        for area in areas:
             area.sync()
-        buffers = [area.read() for area in self._areas]
-        firsts = [read(buffer, 0, secret=None) for buffer in buffers]
-        found = [first for first in firsts if first is not None]
-        if not found:
-            raise _no_snapshot(buffers)
-        if len({first.body[:SECRET_BYTES] for first in found}) > 1:
-            raise LedgerCorruptError("cannot read the ledger: its two logs are of two different ledgers")
-        start = max(found, key=lambda record: record.seq)
+        logs = [_Log(name, area) for name, area in zip("ab", areas, strict=True)]
+        start = max((log.first for log in logs if log.first), key=lambda first: first.seq, default=None)
+        if start is None:
+            raise _no_snapshot(logs)
         self._secret = start.body[:SECRET_BYTES]
-        pools = [_events(buffer, first, self._secret) for buffer, first in zip(buffers, firsts, strict=True)]
-        events = self._follow(start, pools)
-        self._reach = [self._how_far(first, pool) for first, pool in zip(firsts, pools, strict=True)]
-        self.recovered = Recovered(start.body[SECRET_BYTES:], tuple(each.body for each in events), self._repairs())
+        if any(log.first and log.first.body[:SECRET_BYTES] != self._secret for log in logs):
+            raise LedgerCorruptError("cannot read the ledger: its two logs are of two different ledgers")
+        for log in logs:
+            log.look(self._secret)
+        events = self._follow(start, logs)
+        self._worse_first = sorted((0, 1), key=lambda place: logs[place].reach)
+        told = [self._judge(log) for log in logs]
+        repairs = tuple(text for is_damage, text in told if text and is_damage)
+        notes = tuple(text for is_damage, text in told if text and not is_damage)
+        self.recovered = Recovered(start.body[SECRET_BYTES:], events, repairs, notes)
 
-    def _follow(self, start: Record, pools: list[list[Record]]) -> list[Record]:
-        # A snapshot does not move the chain: it holds the head it was made at.
+    def _follow(self, start: Record, logs: Sequence[_Log]) -> tuple[bytes, ...]:
+        """The bodies of the EVENTs after a snapshot; that does not move the chain: it holds the head it was made at."""
+        known: dict[tuple[int, bytes], Record] = {}
+        for each in (*logs[0].run, *logs[1].run, *logs[0].rest, *logs[1].rest):
+            known.setdefault((each.seq, each.prev), each)
         self.seq, self.head = start.seq, start.prev
-        by_seq: dict[int, list[Record]] = {}
-        for record in (*pools[0], *pools[1]):
-            by_seq.setdefault(record.seq, []).append(record)
-        events = []
-        while following := next((each for each in by_seq.get(self.seq + 1, ()) if each.prev == self.head), None):
-            events.append(following)
-            self.seq, self.head = following.seq, following.head
-        if by_seq and max(by_seq) > self.seq:
+        heads, events = {self.seq: self.head}, []
+        while (record := known.get((self.seq + 1, self.head))) is not None:
+            events.append(record.body)
+            self.seq, self.head = record.seq, record.head
+            heads[self.seq] = self.head
+        why = ""
+        if (last := max((seq for seq, _ in known), default=0)) > self.seq:
+            why = f"record {last} is whole, but record {self.seq + 1} is not"
+        elif any(heads.get(log.reach, log.head) != log.head for log in logs):
+            why = "its two logs hold two different histories"
+        if why:
             raise LedgerCorruptError(
-                f"cannot read the ledger: record {max(by_seq)} is whole, but record {self.seq + 1} is not"
+                f"cannot read the ledger: {why}", snapshot=start.body[SECRET_BYTES:], events=tuple(events)
             )
-        return events
+        return tuple(events)
 
-    def _how_far(self, first: Record | None, pool: list[Record]) -> int:
-        """The seq up to which a log is complete by itself; -1 without a whole snapshot."""
-        if first is None:
-            return -1
-        reach, head = first.seq, first.prev
-        known = {record.seq: record for record in pool}
-        while (record := known.get(reach + 1)) is not None and record.prev == head:
-            reach, head = record.seq, record.head
-        return reach
-
-    def _repairs(self) -> tuple[str, ...]:
-        """One commit behind is what a power cut leaves; anything more is damage."""
-        return tuple(
-            f"log {name} was whole up to record {reach} of {self.seq}"
-            if reach >= 0
-            else f"log {name} had no whole snapshot"
-            for name, reach in zip("ab", self._reach, strict=True)
-            if reach < self.seq - 1
-        )
+    def _judge(self, log: _Log) -> tuple[bool, str]:
+        """What is to be said of a log, and whether it is damage; "" where it is as it should be."""
+        claim = claimed(log.content, log.end)
+        if log.bad_pages:
+            return True, f"log {log.name} had {log.bad_pages} pages that cannot be read"
+        if log.first is None:
+            is_cut = self.seq == 0 or (
+                claim is not None and (claim.kind, claim.seq, claim.prev) == (Kind.SNAPSHOT, self.seq, self.head)
+            )
+            return not is_cut, f"log {log.name} had no whole snapshot" + ": a rewrite was interrupted" * is_cut
+        if log.reach < self.seq:  # one behind is what a cut during a commit leaves
+            return log.reach < self.seq - 1, f"log {log.name} was whole up to record {log.reach} of {self.seq}"
+        is_torn = claim is not None and (claim.kind, claim.seq) == (Kind.EVENT, self.seq + 1)
+        return False, f"record {self.seq + 1} in log {log.name} was not whole and is discarded" * is_torn
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def settle(self, snapshot: bytes) -> None:
         """Bring both logs to the recovered state, the worse one first; `snapshot` is the state after the replay."""
-        order = sorted((0, 1), key=lambda place: self._reach[place])
-        for place in order:
-            self._rewrite(place, snapshot)
+        with self._fail_stop():
+            for area in self._areas:
+                while area.unreadable:
+                    area.write(area.unreadable.pop(), bytes(SLOT_BYTES))
+        self._rewrite(self._worse_first, snapshot)
         self._is_settled = True
 
     def append(self, body: bytes, snapshot: Callable[[], bytes]) -> None:
@@ -140,58 +184,51 @@ class Ledger:
         """
         self._check_settled()
         record = frame(Kind.EVENT, self.seq + 1, self.head, body, secret=self._secret)
-        if any(end + len(record) > area.size_bytes for end, area in zip(self._ends, self._areas, strict=True)):
+        if self.fill_bytes + len(record) > self.size_bytes:
             self._make_room(snapshot(), len(record))
         with self._fail_stop():
-            for place, area in enumerate(self._areas):
-                area.write(self._ends[place], record)
+            for area in self._areas:
+                area.write(self.fill_bytes, record)
             for area in self._areas:
                 area.sync()
         self.bytes_written += 2 * len(record)
-        self._ends = [end + len(record) for end in self._ends]
+        self.fill_bytes += len(record)
         self.head = next_head(self.head, self.seq + 1, body)
         self.seq += 1
 
     def rewrite(self, snapshot: bytes) -> None:
         """Rewrite both logs, one after the other, so that no earlier copy is left."""
         self._check_settled()
-        for place in (0, 1):
-            self._rewrite(place, snapshot)
+        self._rewrite((0, 1), snapshot)
 
     def _check_settled(self) -> None:
         if not self._is_settled:
             raise StorageError("cannot write to the ledger: it is not settled")
 
     def _make_room(self, snapshot: bytes, record_bytes: int) -> None:
-        room = min(area.size_bytes for area in self._areas) - size_on_disk(SECRET_BYTES + len(snapshot))
+        room = self.size_bytes - size_on_disk(SECRET_BYTES + len(snapshot))
         if record_bytes > room:
             raise SnapshotTooLargeError(
                 f"cannot write {record_bytes} bytes to the ledger: there is room for {room} beside the state"
             )
         self.rewrite(snapshot)
 
-    def _rewrite(self, place: int, snapshot: bytes) -> None:
-        _check_size(snapshot)
-        record = frame(Kind.SNAPSHOT, self.seq, self.head, self._secret + snapshot, secret=self._secret)
+    def _rewrite(self, places: Sequence[int], snapshot: bytes) -> None:
+        record = _snapshot(self.seq, self.head, snapshot, self._secret, self.size_bytes)
         with self._fail_stop():
-            self._areas[place].write(0, record)
-            self._areas[place].sync()
-        self.bytes_written += len(record)
-        self._ends[place] = len(record)
+            for place in places:
+                _write_snapshot(self._areas[place], record)
+        self.bytes_written += 2 * (SLOT_BYTES + len(record))
+        self.fill_bytes = len(record)
 
     @contextlib.contextmanager
     def _fail_stop(self) -> Iterator[None]:
         """Whatever goes wrong inside ends the ledger."""
-        if self.is_dead:
+        if self._is_dead:
             raise WriteFailedError("cannot write to the ledger: an earlier write or sync failed, which is final")
-        self.is_dead = True
+        self._is_dead = True
         yield
-        self.is_dead = False
-
-    def close(self) -> None:
-        """Close both areas."""
-        for area in self._areas:
-            area.close()
+        self._is_dead = False
 
 
 def create(path: Path, snapshot: bytes) -> bool:
@@ -200,96 +237,47 @@ def create(path: Path, snapshot: bytes) -> bool:
     What a power cut left of an earlier call is taken up. Raises LedgerOccupiedError where something else is, and what
     opening raises (LedgerCorruptError, LedgerNewerError) where a ledger is that cannot be read: nothing is touched.
     """
-    _check_size(snapshot)
     place = Place(path)
     try:
-        is_there, is_begun = _look(place)
-        if is_there:
+        record = _snapshot(0, FIRST_HEAD, snapshot, os.urandom(SECRET_BYTES), AREA_BYTES)
+        try:
+            Ledger(place.areas())
             return False
-        if not is_begun:
+        except _UnfinishedError:
+            pass
+        except LedgerMissingError:
             place.make_room()
-        with _opened(place) as areas:
-            write_first(areas, snapshot)
+        for area in place.areas():
+            _write_snapshot(area, record)
         return True
     finally:
         place.close()
 
 
-def write_first(areas: Sequence[Area], snapshot: bytes) -> None:
-    """Write the first snapshot of a new ledger to its two empty areas.
-
-    The first sector goes ahead: by it a creation that was cut is known (`_is_begun`) from something else's bytes.
-    """
-    secret = os.urandom(SECRET_BYTES)
-    record = frame(Kind.SNAPSHOT, 0, FIRST_HEAD, secret + snapshot, secret=secret)
-    areas[0].write(0, record[:_SECTOR_BYTES])
-    areas[0].sync()
-    for area in areas:
-        area.write(0, record)
-        area.sync()
+def _snapshot(seq: int, head: bytes, snapshot: bytes, secret: bytes, area_bytes: int) -> bytes:
+    record = frame(Kind.SNAPSHOT, seq, head, secret + snapshot, secret=secret)
+    if len(record) > area_bytes // 2:
+        raise SnapshotTooLargeError(f"cannot keep the state: {len(record)} bytes, the limit is {area_bytes // 2} bytes")
+    return record
 
 
-@contextlib.contextmanager
-def _opened(place: Place) -> Iterator[Sequence[Area]]:
-    areas = place.areas()
-    try:
-        yield areas
-    finally:
-        for area in areas:
-            area.close()
+def _write_snapshot(area: Area, record: bytes) -> None:
+    area.write(0, record[:_SECTOR_BYTES])
+    area.sync()
+    area.write(0, record)
+    area.sync()
 
 
-def _look(place: Place) -> tuple[bool, bool]:
-    """Whether a ledger is there, and whether one was begun."""
-    try:
-        with _opened(place) as areas:
-            try:
-                Ledger(areas)
-            except LedgerMissingError:
-                return False, _is_begun([area.read() for area in areas])
-            return True, True
-    except LedgerMissingError:  # a directory without the files
-        return False, False
-
-
-def _check_size(snapshot: bytes) -> None:
-    if len(snapshot) > MAX_SNAPSHOT_BYTES:
-        raise SnapshotTooLargeError(
-            f"cannot keep the state: {len(snapshot)} bytes, the limit is {MAX_SNAPSHOT_BYTES} bytes"
-        )
-
-
-def _is_begun(buffers: Sequence[memoryview]) -> bool:
-    """Whether a creation was cut: a first snapshot that is not whole, and nothing else in either log."""
-    size = first_snapshot_bytes(buffers[0])
-    return size > 0 and not any(buffers[0][size:]) and not any(buffers[1])
-
-
-def _events(buffer: memoryview, first: Record | None, secret: bytes) -> list[Record]:
-    """All whole EVENTs of a log, wherever they stand: damage before them must not hide them."""
-    found = []
-    offset = first.size_bytes if first is not None else SLOT_BYTES
-    while offset < len(buffer):
-        record = read(buffer, offset, secret=secret)
-        if record is not None and record.kind is Kind.EVENT:
-            found.append(record)
-            offset += record.size_bytes
-        else:
-            offset += SLOT_BYTES
-    return found
-
-
-def _no_snapshot(buffers: list[memoryview]) -> StorageError:
-    has_trace = any(
-        bytes(buffer[offset : offset + len(MAGIC)]) == MAGIC
-        for buffer in buffers
-        for offset in range(0, len(buffer), SLOT_BYTES)
-    )
-    claimed = max((claimed_format(buffer, 0) for buffer in buffers if len(buffer) >= SLOT_BYTES), default=0)
-    if claimed > FORMAT:
-        return newer(claimed)
-    if _is_begun(buffers):
-        return LedgerMissingError("cannot read the ledger: making it was interrupted; make it again")
-    if has_trace:
+def _no_snapshot(logs: Sequence[_Log]) -> StorageError:
+    """Why there is no ledger to read. A creation that was cut leaves the beginning of its snapshot, and no more."""
+    if any(log.bad_pages for log in logs):
+        return StorageError("cannot read the ledger: pages cannot be read, and no whole snapshot is left")
+    if (version := max(claimed_format(log.content) for log in logs)) > FORMAT:
+        return newer(version)
+    first = claimed(logs[0].content, 0)
+    is_begun = first is not None and (first.kind, first.seq, first.prev) == (Kind.SNAPSHOT, 0, FIRST_HEAD)
+    if first and is_begun and not any(logs[0].content[first.size_bytes :]) and not any(logs[1].content):
+        return _UnfinishedError("cannot read the ledger: making it was interrupted; make it again")
+    if any(claimed(log.content, offset) for log in logs for offset in range(0, len(log.content), SLOT_BYTES)):
         return LedgerCorruptError("cannot read the ledger: neither log begins with a whole snapshot")
     return LedgerMissingError("cannot read the ledger: there is none")

@@ -1,6 +1,6 @@
-"""One record of a log: its layout, its seal and its place in the chain.
+"""One record of a log: its layout, its seal and its place in the chain (docs/storage.md has it byte by byte).
 
-Rules (STATE.md "How"; docs/architecture.md):
+Rules:
 - `magic 4 | format 1 | kind 1 | seq 8 | length 4 | prev 32 | tag 32 | body`, little-endian, padded with zeros to whole
   slots of 4 KiB: a torn write can hurt only the newest record;
 - `tag` = BLAKE2b-256, keyed with the ledger's secret, over everything before it and the body; `head` = SHA-256 of prev,
@@ -39,13 +39,13 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record that was read and is whole. `size_bytes` counts the slots it fills."""
+    """A record that was read and is whole; or only what its header claims (`body` is empty then)."""
 
-    kind: Kind
+    kind: int
     seq: int
     prev: bytes
     body: bytes
-    size_bytes: int
+    size_bytes: int  # of the slots it fills
 
     @property
     def head(self) -> bytes:
@@ -66,8 +66,15 @@ def size_on_disk(body_bytes: int) -> int:
 def frame(kind: Kind, seq: int, prev: bytes, body: bytes, *, secret: bytes) -> bytes:
     """The bytes of a record."""
     header = _HEADER.pack(MAGIC, FORMAT, kind, seq, len(body), prev)
-    record = header + _tag(secret, header, body) + body
-    return record + bytes(size_on_disk(len(body)) - len(record))
+    return (header + _tag(secret, header, body) + body).ljust(size_on_disk(len(body)), b"\0")
+
+
+def claimed(buffer: memoryview, offset: int) -> Record | None:
+    """What the header at an offset claims, whole or not, of any format; None where no record begins."""
+    if buffer[offset : offset + len(MAGIC)] != MAGIC:
+        return None
+    _, _, kind, seq, length, prev = _HEADER.unpack_from(buffer, offset)
+    return Record(kind, seq, prev, b"", size_on_disk(length))
 
 
 def read(buffer: memoryview, offset: int, *, secret: bytes | None) -> Record | None:
@@ -75,38 +82,25 @@ def read(buffer: memoryview, offset: int, *, secret: bytes | None) -> Record | N
 
     Raises LedgerNewerError where a whole record is of a newer major format; a damaged format byte is damage.
     """
-    start = offset + OVERHEAD_BYTES
-    if start > len(buffer) or bytes(buffer[offset : offset + 4]) != MAGIC:
+    if buffer[offset : offset + len(MAGIC)] != MAGIC:
         return None
     _, version, kind, seq, length, prev = _HEADER.unpack_from(buffer, offset)
-    if start + length > len(buffer):
-        return None
+    start = offset + OVERHEAD_BYTES
     body = bytes(buffer[start : start + length])
     key = secret if secret is not None else body[:SECRET_BYTES]
-    if (secret is None and kind != Kind.SNAPSHOT) or len(key) != SECRET_BYTES:
+    if len(body) < length or len(key) != SECRET_BYTES or (secret is None and kind != Kind.SNAPSHOT):
         return None
-    header = bytes(buffer[offset : offset + _HEADER.size])
-    if not hmac.compare_digest(_tag(key, header, body), bytes(buffer[start - _TAG_BYTES : start])):
+    header, tag = bytes(buffer[offset : offset + _HEADER.size]), bytes(buffer[start - _TAG_BYTES : start])
+    if not hmac.compare_digest(_tag(key, header, body), tag):
         return None
     if version > FORMAT:
         raise newer(version)
-    if version != FORMAT or kind not in set(Kind):
-        return None
-    return Record(Kind(kind), seq, prev, body, size_on_disk(length))
+    return Record(kind, seq, prev, body, size_on_disk(length)) if version == FORMAT else None
 
 
-def claimed_format(buffer: memoryview, offset: int) -> int:
-    """The format that a record claims, whole or not; 0 where there is none."""
-    return buffer[offset + len(MAGIC)] if bytes(buffer[offset : offset + len(MAGIC)]) == MAGIC else 0
-
-
-def first_snapshot_bytes(buffer: memoryview) -> int:
-    """Bytes that the very first snapshot of a ledger fills, as its header says, whole or not; 0 where there is none."""
-    if len(buffer) < SLOT_BYTES:
-        return 0
-    magic, version, kind, seq, length, prev = _HEADER.unpack_from(buffer)
-    is_first = (magic, version, kind, seq, prev) == (MAGIC, FORMAT, Kind.SNAPSHOT, 0, FIRST_HEAD)
-    return size_on_disk(length) if is_first else 0
+def claimed_format(buffer: memoryview) -> int:
+    """The format that the first record claims, whole or not; 0 where there is none."""
+    return buffer[len(MAGIC)] if buffer[: len(MAGIC)] == MAGIC else 0
 
 
 def newer(version: int) -> LedgerNewerError:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from smartserver_licensed.domain.errors import LedgerMissingError, StorageError
+from smartserver_licensed.domain.errors import LedgerMissingError
 
 from .area import Place
 from .log import Ledger, Recovered, create
@@ -39,6 +39,11 @@ class LedgerWriter:
         self._place: Place | None = None
         self._ledger: Ledger | None = None
 
+    @property
+    def figures(self) -> Ledger | None:
+        """The open ledger, to read its figures from; only the thread calls it."""
+        return self._ledger
+
     async def open(self) -> Recovered:
         """Open and recover; what was open is closed first. Raises a StorageError."""
         return await self._do(self._open)
@@ -55,10 +60,14 @@ class LedgerWriter:
         """Rewrite both logs."""
         await self._do(lambda: self._opened().rewrite(snapshot))
 
+    async def release(self) -> None:
+        """Let the path go: others may open it, and it may be another device at the next `open`."""
+        await self._do(self._close)
+
     async def close(self, *, limit_s: float = 10.0) -> None:
         """Close the ledger and end the thread; what still hangs after `limit_s` is left to the end of the process."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._do(self._close), limit_s)
+            await asyncio.wait_for(self.release(), limit_s)
         self._jobs.put(None)
 
     async def _do(self, work: Callable[[], _T]) -> _T:
@@ -72,23 +81,14 @@ class LedgerWriter:
         except LedgerMissingError:
             if self._create_with is None or not self._path.is_dir():
                 raise  # never made on a block device or image: there it is `missing`
+        self._close()
         create(self._path, self._create_with)
         return self._recover()
 
     def _recover(self) -> Recovered:
         self._close()
         self._place = Place(self._path)
-        try:
-            areas = self._place.areas()
-            try:
-                self._ledger = Ledger(areas)
-            except StorageError:
-                for area in areas:
-                    area.close()
-                raise
-        except StorageError:
-            self._close()
-            raise
+        self._ledger = Ledger(self._place.areas())
         return self._ledger.recovered
 
     def _opened(self) -> Ledger:
@@ -97,8 +97,6 @@ class LedgerWriter:
         return self._ledger
 
     def _close(self) -> None:
-        if self._ledger is not None:
-            self._ledger.close()
         if self._place is not None:
             self._place.close()
         self._ledger = self._place = None

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+
 import pytest
 
+from smartserver_licensed.controller.anchoring import Anchoring
 from smartserver_licensed.controller.keeper import MARK_INTERVAL_S, Keeper
+from smartserver_licensed.domain.anchoring import Reading
 from smartserver_licensed.domain.counting import UnitId
-from smartserver_licensed.domain.errors import LedgerBusyError, LedgerCorruptError, WriteFailedError
+from smartserver_licensed.domain.errors import (
+    AnchorError,
+    LedgerBusyError,
+    LedgerCorruptError,
+    SnapshotTooLargeError,
+    WriteFailedError,
+)
 from smartserver_licensed.domain.ledger_state import GrantInstalled, LedgerState, Seat, SeatGiven, SeatKind
 from smartserver_licensed.domain.overcapacity import begun
 from smartserver_licensed.domain.status import Storage
@@ -95,6 +106,8 @@ async def test_another_daemon_is_told_at_the_start_only() -> None:
     ledger = a_ledger()
     keeper = a_keeper(ledger)
     await keeper.open()
+    ledger.fails = WriteFailedError("injected")
+    assert not await keeper.commit([SEAT])
     ledger.fails = LedgerBusyError("injected")
     assert not await keeper.open()
 
@@ -126,6 +139,193 @@ async def test_grace_is_counted_in_seconds_of_running_and_survives_a_restart() -
     again = a_keeper(ledger, clocks)
     await again.open()
     assert again.grace().used_s == 50
+
+
+async def test_what_was_repaired_stays_said_over_restarts_until_it_is_acknowledged() -> None:
+    ledger = a_ledger()
+    ledger.repairs = ("log a had no whole snapshot",)
+    assert await a_keeper(ledger).open()
+    ledger.repairs = ()
+    again = a_keeper(ledger)
+    assert await again.open()
+    assert (again.storage, again.storage_reason) == (Storage.DEGRADED, "log a had no whole snapshot")
+    assert await again.commit([SEAT]), "everything goes on"
+    assert await again.acknowledge_repair() == "log a had no whole snapshot"
+    assert again.storage is Storage.OK
+    assert await again.acknowledge_repair() == ""
+    last = a_keeper(ledger)
+    assert await last.open()
+    assert last.storage is Storage.OK
+
+
+async def test_what_verifies_of_a_corrupt_ledger_is_shown_and_nothing_is_built_on_it() -> None:
+    ledger = a_ledger()
+    keeper = a_keeper(ledger)
+    await keeper.open()
+    await keeper.commit_license(GrantInstalled(GRANT, sealed(GRANT), FLOOR_S))
+    await keeper.commit([SEAT])
+
+    class Corrupt(MemoryLedger):
+        async def open(self) -> MemoryLedger:
+            raise LedgerCorruptError("injected", snapshot=ledger.snapshot, events=ledger.events)
+
+    for install_code, is_signed, is_shown in (("17qtest", True, True), ("17qtest", False, False)):
+        keeper = a_keeper(Corrupt(b""), is_signed=is_signed)
+        assert not await keeper.open()
+        assert (keeper.storage, keeper.state, keeper.takes_grants) == (Storage.CORRUPT, None, False)
+        assert (keeper.shown is not None) is is_shown, install_code
+        assert not await keeper.commit([SEAT])
+    theirs = a_ledger("17other")
+    ledger.snapshot, ledger.events = theirs.snapshot, ()
+    keeper = a_keeper(Corrupt(b""))
+    assert not await keeper.open()
+    assert keeper.shown is None, "of another SmartServer nothing is read"
+
+
+class Counter:
+    """Implements `controller.ports.Anchor` in memory; `is_away`: it cannot be asked."""
+
+    kind = "tpm"
+
+    def __init__(self) -> None:
+        self.shown: int | None = None
+        self.is_in_use = self.is_away = False
+
+    async def read(self) -> Reading:
+        self._ask()
+        return Reading(self.shown, self.is_in_use)
+
+    async def count(self) -> int:
+        self._ask()
+        self.shown = 41 if self.shown is None else self.shown + 1
+        return self.shown
+
+    async def use(self) -> None:
+        self._ask()
+        self.is_in_use = True
+
+    def _ask(self) -> None:
+        if self.is_away:
+            raise AnchorError("cannot ask the TPM: injected")
+
+
+def anchored(ledger: MemoryLedger, counter: Counter | None, clocks: SetClocks | None = None) -> Keeper:
+    return Keeper(
+        ledger,
+        clocks or SetClocks(),
+        install_code="17qtest",
+        verify_grant=lambda _: None,
+        floor_s=FLOOR_S,
+        anchoring=Anchoring(counter),
+    )
+
+
+def a_grant(seq: int) -> GrantInstalled:
+    grant = dataclasses.replace(GRANT, seq=seq)
+    return GrantInstalled(grant, sealed(grant), FLOOR_S)
+
+
+async def test_an_old_copy_is_rolled_back_admits_nothing_and_is_mended_by_a_new_grant() -> None:
+    ledger, counter = a_ledger(), Counter()
+    copies = [(ledger.snapshot, ledger.events)]
+    keeper = anchored(ledger, counter)
+    assert await keeper.open()
+    for seq in (1, 2):
+        copies.append((ledger.snapshot, ledger.events))
+        assert await keeper.commit_license(a_grant(seq))
+    for snapshot, events in copies:
+        ledger.snapshot, ledger.events = snapshot, events
+        old = anchored(ledger, counter)
+        assert not await old.open()
+        assert (old.storage, old.state, old.takes_grants) == (Storage.ROLLED_BACK, None, True)
+        assert old.retry_at is not None
+        assert not await old.commit([SEAT])
+        assert await old.commit_license(a_grant(3))
+        assert condition(old) is Storage.OK
+        assert not old.retry_at
+        assert await old.commit([SEAT])
+        assert await anchored(ledger, counter).open()
+
+
+async def test_a_power_cut_at_any_step_of_binding_and_of_a_license_event_is_no_old_copy() -> None:
+    class Cutting(Counter):
+        left = 0
+
+        def _ask(self) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise PowerCutError
+
+    class PowerCutError(Exception):
+        pass
+
+    for left in range(7):
+        ledger, counter = a_ledger(), Cutting()
+        counter.left = left
+        with contextlib.suppress(PowerCutError):
+            keeper = anchored(ledger, counter)
+            await keeper.open()
+            await keeper.commit_license(a_grant(1))
+            assert left >= 6, "binding and a license event take six calls"
+        counter.left = 100
+        again = anchored(ledger, counter)
+        assert await again.open(), left
+        assert again.storage is Storage.OK
+        assert await again.commit_license(a_grant(2))
+        assert await anchored(ledger, counter).open()
+
+
+def condition(keeper: Keeper) -> Storage:
+    return keeper.storage
+
+
+async def test_an_anchor_that_does_not_answer_is_lost_until_it_does_and_a_cleared_one_until_a_new_grant() -> None:
+    ledger, counter, clocks = a_ledger(), Counter(), SetClocks()
+    await anchored(ledger, counter).open()
+    counter.is_away = True
+    keeper = anchored(ledger, counter, clocks)
+    assert not await keeper.open()
+    assert keeper.storage is Storage.ANCHOR_LOST
+    with pytest.raises(AnchorError):
+        await keeper.commit_license(a_grant(1))
+    counter.is_away = False
+    assert await keeper.open()
+    assert condition(keeper) is Storage.OK
+    for replaced in (Counter(), None):
+        keeper = anchored(ledger, replaced)
+        assert not await keeper.open()
+        assert keeper.storage is Storage.ANCHOR_LOST
+        assert await keeper.commit_license(a_grant(1))
+        assert condition(keeper) is Storage.OK
+        assert await anchored(ledger, replaced).open()
+
+
+async def test_a_license_for_which_the_state_has_no_room_is_refused_and_changes_nothing() -> None:
+    ledger = a_ledger()
+    keeper = a_keeper(ledger)
+    await keeper.open()
+    seats = [SeatGiven(UnitId(f"modbus/{'x' * 300}{number}"), SEAT.seat) for number in range(2_950)]
+    await keeper.commit(seats)
+    assert keeper.has_room()
+    before = (ledger.snapshot, ledger.events)
+    big = GrantInstalled(GRANT, sealed(GRANT).ljust(60_000), FLOOR_S)
+    with pytest.raises(SnapshotTooLargeError):
+        await keeper.commit_license(big)
+    assert (ledger.snapshot, ledger.events) == before
+    await keeper.commit([SeatGiven(UnitId(f"lon/{'x' * 300}{number}"), SEAT.seat) for number in range(500)])
+    assert not keeper.has_room()
+
+
+async def test_the_wear_is_counted_over_restarts() -> None:
+    ledger = a_ledger()
+    keeper = a_keeper(ledger)
+    await keeper.open()
+    for _ in range(3):
+        await keeper.commit([SEAT])
+    assert keeper.written_bytes == 3 * 8192
+    again = a_keeper(MemoryLedger(ledger.snapshot, ledger.events))
+    await again.open()
+    assert again.written_bytes == 2 * 8192, "a commit says what was written before it"
 
 
 async def test_the_time_mark_is_due_an_hour_after_the_last_commit() -> None:
