@@ -34,6 +34,10 @@ class Disk:
     def size_bytes(self) -> int:
         return len(self.content)
 
+    @property
+    def device(self) -> object:
+        return id(self)
+
     def read(self) -> memoryview:
         return memoryview(bytes(self.content))
 

@@ -42,6 +42,10 @@ class Area(Protocol):
         """How much fits in."""
 
     @property
+    def device(self) -> object:
+        """The same for two areas of which one `sync` makes the writes of both durable."""
+
+    @property
     def unreadable(self) -> list[int]:
         """Offsets of the pages that the last `read` could not read; who clears one takes it out."""
 
@@ -60,6 +64,7 @@ class FileArea:
 
     def __init__(self, path: Path, *, offset: int = 0, size_bytes: int = AREA_BYTES) -> None:
         self.size_bytes = size_bytes
+        self.device = path
         self.unreadable: list[int] = []
         self._path = path
         self._offset = offset

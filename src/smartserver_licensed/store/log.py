@@ -108,11 +108,12 @@ class Ledger:
     def __init__(self, areas: Sequence[Area]) -> None:
         """Recover what the areas hold. Raises LedgerMissing-, LedgerCorrupt-, LedgerNewer- or another StorageError."""
         self._areas = tuple(areas)
+        self._devices = tuple({area.device: area for area in areas}.values())  # one sync each is enough
         self.size_bytes = min(area.size_bytes for area in areas)
         self.fill_bytes = self.bytes_written = 0  # of each log; to both since it was opened
         self._is_settled = self._is_dead = False
-        for area in areas:
-            area.sync()
+        for device in self._devices:
+            device.sync()
         logs = [_Log(name, area) for name, area in zip("ab", areas, strict=True)]
         start = max((log.first for log in logs if log.first), key=lambda first: first.seq, default=None)
         if start is None:
@@ -189,8 +190,8 @@ class Ledger:
         with self._fail_stop():
             for area in self._areas:
                 area.write(self.fill_bytes, record)
-            for area in self._areas:
-                area.sync()
+            for device in self._devices:
+                device.sync()
         self.bytes_written += 2 * len(record)
         self.fill_bytes += len(record)
         self.head = next_head(self.head, self.seq + 1, body)

@@ -89,7 +89,7 @@ class Recording:
 
     def __init__(self, disk: Disk, disks: list[Disk], look: Callable[[list[Disk]], None]) -> None:
         self._disk, self._disks, self._look = disk, disks, look
-        self.size_bytes, self.unreadable = disk.size_bytes, disk.unreadable
+        self.size_bytes, self.device, self.unreadable = disk.size_bytes, disk.device, disk.unreadable
 
     def read(self) -> memoryview:
         return self._disk.read()
@@ -183,7 +183,7 @@ def test_a_process_killed_and_then_a_power_cut_during_its_recovery_lose_nothing(
     for number in range(14):
         underway = f"e{number}"
         twins = [Recording(disk, disks, kill_and_cut) for disk in disks]
-        state.ledger._areas = tuple(twins)
+        state.ledger._areas = state.ledger._devices = tuple(twins)
         state.add(underway, size=chance.choice([10, SLOT_BYTES]))
         acknowledged.append(underway)
     assert states >= 14 * 4 * 6 * 4
