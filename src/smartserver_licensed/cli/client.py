@@ -97,6 +97,16 @@ class Client:
         planned: Row = self._ask("Plan", "u", count)
         return planned
 
+    def storage(self) -> Row:
+        """What the ledger lies on, its fill, its wear and its anchor."""
+        described: Row = self._ask("DescribeStorage")
+        return described
+
+    def acknowledge_repair(self) -> str:
+        """Take note of a repair: what it was; empty where there was none."""
+        repair: str = self._ask("AcknowledgeRepair")
+        return repair
+
     def verify(self, document: bytes) -> Row:
         """What a document is."""
         findings: Row = self._ask("VerifyDocument", "ay", document)

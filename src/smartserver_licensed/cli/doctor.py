@@ -6,8 +6,8 @@ Rules:
 - the daemon's own word comes first: it runs as another user, in a sandbox;
 - without the daemon every check is done that needs none, without a configuration file those that need no file.
 
-What this module does not do: it speaks no D-Bus (`client`) and lays nothing out (`screens`). Not looked at in this
-first form: the broker's access list and the systemd units.
+What this module does not do: it speaks no D-Bus (`client`), judges no ledger (`storage`) and lays nothing out
+(`screens`). Not looked at in this first form: the broker's access list and the systemd units.
 """
 
 from __future__ import annotations
@@ -19,23 +19,14 @@ from pathlib import Path
 from smartserver_licensed import VERSION, config
 from smartserver_licensed.adapters.clock import SystemClocks
 from smartserver_licensed.domain.errors import DaemonUnreachableError, LicensedError
-from smartserver_licensed.domain.status import Clock, State, Storage
+from smartserver_licensed.domain.status import Clock, State
 
-from . import places
+from . import places, storage
 from .findings import RESTART, Daemon, Finding, Level
-from .screens import CLOCK_ADVICE, STORAGE_ADVICE
+from .screens import CLOCK_ADVICE
 
 _BUS_VARIABLE = "DBUS_SYSTEM_BUS_ADDRESS"
 _JOURNAL = "journalctl -u smartserver-licensed"
-_USABLE = {each.value for each in Storage if each.is_writable}
-_STORAGE_TODO = {
-    "degraded": "nothing at once; when it comes again, plan a hardware swap",
-    "read-only": "look for errors of the device: journalctl -k",
-    "missing": "smartserver-licensed --init-state PATH makes a new one; the vendor licenses it anew",
-    "foreign": "put the right card in, or ask the vendor for a hardware swap",
-    "corrupt": "keep it for the vendor; a new ledger needs a new grant",
-    "newer": "install that version of smartserver-licensed",
-}
 
 
 def examine(config_path: Path, answer: Daemon | LicensedError) -> list[Finding]:
@@ -51,9 +42,9 @@ def examine(config_path: Path, answer: Daemon | LicensedError) -> list[Finding]:
     elif daemon is not None:
         findings += broker(None, "", daemon)
     if daemon is not None:
-        findings += [*segment(daemon), ledger(daemon)]
+        findings += [*segment(daemon), *storage.findings(daemon)]
     findings.append(clock(daemon, is_synchronised=SystemClocks().reading().is_synchronised))
-    if daemon is not None and daemon.properties["StorageState"] in _USABLE:  # without a ledger it knows of none
+    if daemon is not None and daemon.properties["StorageState"] in storage.USABLE:  # without a ledger it knows of none
         findings += [seats(daemon), licenses(daemon)]
     if settings is not None:
         findings += [
@@ -110,18 +101,6 @@ def segment(daemon: Daemon) -> Iterator[Finding]:
         yield Finding("segment", Level.WARN, why, f"ask again in a moment; if it stays so: {_JOURNAL}")
     else:
         yield Finding("segment", Level.OK, str(sid))
-
-
-def ledger(daemon: Daemon) -> Finding:
-    """The condition of the ledger, as the daemon knows it."""
-    storage = str(daemon.properties["StorageState"])
-    if storage == Storage.OK.value:
-        return Finding("ledger", Level.OK, "both logs are whole")
-    level = Level.WARN if storage in _USABLE else Level.FAIL
-    why = f"{storage}: {STORAGE_ADVICE.get(storage, 'a condition that this version does not know')}"
-    if level is Level.FAIL:
-        why += "; what runs keeps running, nothing new is admitted"
-    return Finding("ledger", level, why, f"{_STORAGE_TODO.get(storage, 'install a new grant')}; {_JOURNAL}")
 
 
 def clock(daemon: Daemon | None, *, is_synchronised: bool) -> Finding:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from smartserver_licensed.domain.errors import DaemonUnreachableError, LicensedError
 
 RESTART = "systemctl restart smartserver-licensed"
 
@@ -33,17 +35,22 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """What the daemon answered: its properties by name, and a row a license."""
+    """What the daemon answered: its properties by name, a row a license, and what it says of its storage.
+
+    `storage` is empty where it could not say: an older daemon does not know the question.
+    """
 
     properties: Mapping[str, Any]
     licenses: Sequence[Mapping[str, Any]]
+    storage: Mapping[str, Any] = field(default_factory=dict)
 
 
-def report(findings: Sequence[Finding], *, is_daemon_there: bool) -> dict[str, object]:
-    """The findings as JSON shows them."""
+def report(findings: Sequence[Finding], answer: Daemon | LicensedError) -> dict[str, object]:
+    """The findings as JSON shows them, and the figures of the storage as the daemon gave them."""
     return {
         "ok": all(each.level is not Level.FAIL for each in findings),
-        "daemon": is_daemon_there,
+        "daemon": not isinstance(answer, DaemonUnreachableError),
+        "storage": dict(answer.storage) if isinstance(answer, Daemon) else {},
         "checks": [
             {"check": each.check, "level": each.level.value, "why": each.why, "todo": each.todo} for each in findings
         ],

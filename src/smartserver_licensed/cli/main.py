@@ -20,7 +20,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smartserver_licensed import VERSION
 from smartserver_licensed.domain.errors import ArgumentError, DaemonUnreachableError, LicensedError
@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("file", metavar="FILE", help="the document, or - for stdin")
     verify = command("verify", _verify, "Say what a document is and whether it verifies here; changes nothing.")
     verify.add_argument("file", metavar="FILE", help="the document, or - for stdin")
+    command("acknowledge", _acknowledge, "Take note that the ledger was repaired; only root may.")
     doctor = command("doctor", _doctor, "Look for what is wrong, and say what to do; changes nothing.")
     doctor.add_argument("--config", metavar="FILE", help="the daemon's configuration, where it is not the usual one")
     return parser
@@ -137,6 +138,15 @@ def _plan(client: Client, arguments: argparse.Namespace) -> int:
     return EXIT_NO if plan["missing"] else EXIT_YES
 
 
+def _acknowledge(client: Client, arguments: argparse.Namespace) -> int:
+    from . import storage  # noqa: PLC0415
+
+    repair = client.acknowledge_repair()
+    answer = {"acknowledged": bool(repair), "repair": repair}
+    _show(arguments, answer, lambda: storage.acknowledged_screen(answer))
+    return EXIT_YES
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     """The one command that has something to say without the daemon."""
     from smartserver_licensed.config import DEFAULT_PATH  # noqa: PLC0415 - all of this only to look for trouble
@@ -147,15 +157,25 @@ def _doctor(arguments: argparse.Namespace) -> int:
     answer: findings.Daemon | LicensedError
     try:
         with Client() as client:
-            answer = findings.Daemon(client.properties(), client.licenses())
+            answer = findings.Daemon(client.properties(), client.licenses(), _storage(client))
     except LicensedError as error:
         answer = error
     found = doctor.examine(Path(arguments.config or DEFAULT_PATH), answer)
-    report = findings.report(found, is_daemon_there=not isinstance(answer, DaemonUnreachableError))
+    report = findings.report(found, answer)
     _show(arguments, report, lambda: screens.doctor_screen(report))
     if not report["daemon"]:
         return EXIT_NO_DAEMON
     return EXIT_YES if report["ok"] else EXIT_NO
+
+
+def _storage(client: Client) -> dict[str, Any]:
+    """Nothing of an older daemon, which does not know the question; that it is older, `doctor.bus` says."""
+    from .client import RefusedError  # noqa: PLC0415
+
+    try:
+        return client.storage()
+    except RefusedError:
+        return {}
 
 
 def _install(client: Client, arguments: argparse.Namespace) -> int:

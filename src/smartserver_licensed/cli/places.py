@@ -79,7 +79,7 @@ def partition(path: Path, daemon: Daemon | None) -> Iterator[Finding]:
         is_open_to_all = any(each.stat().st_mode & stat.S_IWOTH for each in _files(path))
         holds_ledger = None if daemon else _holds_ledger(path)
     except FileNotFoundError:
-        todo = "make the partition ss-license, or mend path in [state]; then smartserver-licensed --init-state PATH"
+        todo = "is the right card in, and path in [state] right? else make a new one: packaging/partition DISK"
         yield Finding("partition", Level.FAIL, f"{path} does not exist; nothing new is admitted", todo)
         return
     except OSError as error:

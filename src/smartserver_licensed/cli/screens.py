@@ -36,14 +36,25 @@ STATE_ADVICE = {
     "full": "All seats are in use. Install a license, or deprovision devices.",
 }
 STORAGE_ADVICE = {
-    "degraded": "it was repaired and works; when this comes again, the storage is wearing out",
+    "degraded": "it was damaged and is repaired from its twin; everything goes on",
     "read-only": "a write failed; the daemon tries again by itself",
     "missing": "there is no partition, or no ledger on it",
     "foreign": "it is the ledger of another SmartServer",
     "corrupt": "it is damaged beyond repair",
     "newer": "a newer version wrote it",
-    "rolled-back": "it is an old copy; install a new grant",
-    "anchor-lost": "its anchor is gone; install a new grant",
+    "rolled-back": "it is an old copy, or was made anew: its anchor has counted more license events",
+    "anchor-lost": "its anchor does not answer, or does not know it",
+}
+STORAGE_TODO = {
+    "degraded": "note it, then licensectl acknowledge; when it comes again, plan a hardware swap",
+    "read-only": "look for errors of the device: journalctl -k",
+    "missing": "put it back; or make a new one (packaging/partition DISK, or smartserver-licensed --init-state PATH), "
+    "which the vendor licenses anew",
+    "foreign": "put the right card in, or ask the vendor for a hardware swap",
+    "corrupt": "keep it for the vendor; a new ledger needs a new grant",
+    "newer": "install that version of smartserver-licensed",
+    "rolled-back": "ask the vendor for a new grant, then licensectl install FILE",
+    "anchor-lost": "mend the anchor; where it is lost, ask the vendor for a new grant, then licensectl install FILE",
 }
 CLOCK_ADVICE = {
     "unsynchronised": "the clock is not synchronised: licenses are judged by the time since the last known one",
@@ -62,7 +73,7 @@ def status_screen(status: Row) -> str:
     capacity, used = status["capacity"], status["used"]
     maintenance = status["maintenance"]
     lines = [f"SmartServer {printable(status['segment_id'] or status['install_code'])}: {status['state']}", ""]
-    lines += [f"  ! {each}" for each in attention(status)]
+    lines += [line for each in attention(status) for line in item("!", each)]
     lines += [""] if lines[-1] else []
     lines += [
         f"  {bar(capacity=capacity, used=used, reserved=status['reserved'])}  {used} of {capacity} in use",
@@ -93,7 +104,7 @@ def attention(status: Row) -> list[str]:
     if status["state"] in STATE_ADVICE:
         found.append(STATE_ADVICE[status["state"]])
     if status["storage"] != "ok":
-        found.append(f"Storage is {status['storage']}: {STORAGE_ADVICE.get(status['storage'], 'see the journal')}.")
+        found.append(_storage_trouble(status["storage"]))
     if not status["broker_connected"]:
         found.append("The MQTT broker is not connected: nothing can be admitted (systemctl status mosquitto).")
     if status["clock"] != "ok":
@@ -105,6 +116,12 @@ def attention(status: Row) -> list[str]:
     if str(status["maintenance"]["status"]).startswith("Exp"):  # Expiring …, Expired …
         found.append(f"Maintenance: {printable(status['maintenance']['status'])}.")
     return found
+
+
+def _storage_trouble(condition: str) -> str:
+    todo = STORAGE_TODO.get(condition, "licensectl doctor may know more")
+    means = STORAGE_ADVICE.get(condition, "a condition that this version does not know")
+    return f"Storage is {condition}: {means}. What to do: {todo}."
 
 
 def bar(*, capacity: int, used: int, reserved: int) -> str:

@@ -26,6 +26,7 @@ from smartserver_licensed.domain.errors import (
     LedgerNewerError,
     SnapshotTooLargeError,
     StorageError,
+    WriteFailedError,
 )
 from smartserver_licensed.domain.ledger_state import (
     Anchored,
@@ -145,6 +146,7 @@ class Keeper:
         try:
             if self._held is None:
                 await self._load()
+                await self._make_durable([], self.grace())  # with a commit behind it a rewrite is known to be complete
             await self._look_at_anchor()
         except StorageError as error:
             if isinstance(error, LedgerBusyError) and self._is_unopened:
@@ -257,6 +259,8 @@ class Keeper:
             events.append(Anchored(count))
         if not await self._make_durable(events, self.grace()) or not await self._rewrite():
             return False
+        if not await self._make_durable([], self.grace()):  # as after every rewrite
+            return False
         try:
             await self._anchoring.count()
         except AnchorError as error:
@@ -266,9 +270,11 @@ class Keeper:
         return True
 
     async def acknowledge_repair(self) -> str:
-        """Take the condition `degraded` back. What was repaired; empty where nothing was."""
+        """Take the condition `degraded` back. What was repaired; empty where nothing was. Raises WriteFailedError."""
         repair = self.state.repair if self.state else ""
-        if repair and await self.commit([RepairNoted("")]):
+        if repair:
+            if not await self.commit([RepairNoted("")]):
+                raise WriteFailedError(f"cannot acknowledge: {self.storage_reason}")
             tell(messages.REPAIR_ACKNOWLEDGED, REASON=repair)
             self._set_well()
         return repair

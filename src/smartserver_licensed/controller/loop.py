@@ -133,11 +133,12 @@ class Controller:
     async def acknowledge_repair(self) -> str:
         """Take the condition `degraded` back; what was repaired, empty where nothing was."""
         async with self._lock:
-            repair = await self._keeper.acknowledge_repair()
-            if self._keeper.state is None:
-                self._state_changed()
-            await self._batch()
-            return repair
+            try:
+                return await self._keeper.acknowledge_repair()
+            finally:
+                if self._keeper.state is None:
+                    self._state_changed()
+                await self._batch()
 
     # -- one batch -----------------------------------------------------------------------------------------------------
 

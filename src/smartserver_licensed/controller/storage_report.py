@@ -2,7 +2,7 @@
 
 Rules: bytes are those that the ledger writes; the life is what the pages of both logs take, at 3,000 program cycles,
 as if the flash had no other pages to move them to (industrial eMMC is specified for 3,000 and more); the rate is that
-since the daemon's start, and not known in its first hour.
+since the daemon's start, not known in its first hour and a lower bound in its first day.
 
 What this module does not do: it reads no disk.
 """
@@ -53,4 +53,6 @@ class StorageReport:
 
     def _per_day(self) -> int:
         passed_s = self._clocks.monotonic() - self._began_at
-        return int(self._keeper.written_since_start / passed_s * _DAY_S) if passed_s >= _RATE_AFTER_S else 0
+        if passed_s < _RATE_AFTER_S:
+            return 0
+        return int(self._keeper.written_since_start / max(passed_s, _DAY_S) * _DAY_S)

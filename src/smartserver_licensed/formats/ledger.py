@@ -57,7 +57,7 @@ def decode_events(body: bytes) -> list[Event]:
     try:
         value: Any = strict_json.parse(body, max_bytes=_MAX_BYTES, max_depth=_MAX_DEPTH)
         events = [event for each in value["e"] if (event := _decode(each)) is not None]
-        return [*events, TimeMarked(value["t"], Grace(*value["g"]), value.get("w", 0))]
+        return [*events, TimeMarked(value["t"], Grace(*value["g"]), value["w"])]
     except _BAD as error:
         raise LedgerCorruptError(f"cannot read a ledger event: {error!r}") from error
 
@@ -100,9 +100,9 @@ def decode_snapshot(body: bytes) -> LedgerState:
             installed=installed,
             grace=Grace(*value["grace"]),
             next_number=_number(value["next"]),
-            written_bytes=_number(value.get("written", 0)),
-            repair=_text(value.get("repair", "")),
-            anchored=_number_or_none(value.get("anchor")),
+            written_bytes=_number(value["written"]),
+            repair=_text(value["repair"]),
+            anchored=_number_or_none(value["anchor"]),
         )
     except _BAD as error:
         raise LedgerCorruptError(f"cannot read the ledger's snapshot: {error!r}") from error
@@ -149,6 +149,9 @@ def _event(event: Event) -> list[strict_json.JsonValue]:
             raise ValueError("the time mark stands beside the events")
 
 
+_NAMES = {"+", "-", "forget", "internal", "adopted", "repair", "anchor", "grant"}
+
+
 def _decode(value: object) -> Event | None:  # noqa: PLR0911 - a table, one line an event
     match value:
         case ["+", *seat]:
@@ -168,7 +171,7 @@ def _decode(value: object) -> Event | None:  # noqa: PLR0911 - a table, one line
         case ["grant", str(text), int(accepted_at)]:
             envelope = base64.b64decode(text, validate=True)
             return GrantInstalled(parse_grant(parse_envelope(envelope).payload), envelope, accepted_at)
-        case [str(), *_]:
+        case [str(name), *_] if name not in _NAMES:
             return None
     raise TypeError(f"{value!r} is no event")
 

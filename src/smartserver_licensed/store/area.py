@@ -16,6 +16,7 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -124,8 +125,10 @@ class Place:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._areas: list[FileArea] = []
-        self._fd = _open(path, os.O_RDONLY)
+        self._fd = _open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO would let us wait
         try:
+            if stat.S_IFMT(os.fstat(self._fd).st_mode) not in {stat.S_IFDIR, stat.S_IFREG, stat.S_IFBLK}:
+                raise LedgerMissingError(f"cannot use {path} for a ledger: no block device, file or directory")
             with _as_ours(StorageError, f"lock {path}"):
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except StorageError as error:

@@ -159,7 +159,9 @@ class Ledger:
             return True, f"log {log.name} had {log.bad_pages} pages that cannot be read"
         if log.first is None:
             is_cut = self.seq == 0 or (
-                claim is not None and (claim.kind, claim.seq, claim.prev) == (Kind.SNAPSHOT, self.seq, self.head)
+                claim is not None
+                and (claim.kind, claim.prev) == (Kind.SNAPSHOT, self.head)
+                and claim.seq - self.seq in {0, 1}
             )
             return not is_cut, f"log {log.name} had no whole snapshot" + ": a rewrite was interrupted" * is_cut
         if log.reach < self.seq:  # one behind is what a cut during a commit leaves
@@ -170,7 +172,11 @@ class Ledger:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def settle(self, snapshot: bytes) -> None:
-        """Bring both logs to the recovered state, the worse one first; `snapshot` is the state after the replay."""
+        """Bring both logs to the recovered state, the worse one first; `snapshot` is the state after the replay.
+
+        It takes a number of its own: cut in the middle, the next recovery knows which snapshot is the newer one.
+        """
+        self.seq += 1
         with self._fail_stop():
             for area in self._areas:
                 while area.unreadable:
@@ -235,8 +241,9 @@ class Ledger:
 def create(path: Path, snapshot: bytes) -> bool:
     """Make a ledger; False where one is there already, which is left alone.
 
-    What a power cut left of an earlier call is taken up. Raises LedgerOccupiedError where something else is, and what
-    opening raises (LedgerCorruptError, LedgerNewerError) where a ledger is that cannot be read: nothing is touched.
+    What a power cut left of an earlier call is taken up, unless the page in flight was lost as a whole: refused.
+    Raises LedgerOccupiedError where something else is, and what opening raises (LedgerCorruptError, LedgerNewerError)
+    where a ledger is that cannot be read: nothing is touched.
     """
     place = Place(path)
     try:

@@ -79,8 +79,16 @@ def test_a_snapshot_of_4000_seats_is_far_below_a_mebibyte() -> None:
 
 
 def test_an_event_of_a_newer_minor_version_is_ignored() -> None:
-    body = b'{"e":[["frobnicated",1,2],["adopted"]],"t":5,"g":[0,0,0]}'
+    body = b'{"e":[["frobnicated",1,2],["adopted"]],"t":5,"g":[0,0,0],"w":0}'
     assert decode_events(body) == [AdoptionClosed(), TimeMarked(5, Grace())]
+
+
+@pytest.mark.parametrize(
+    "event", ['["-","u","taken",1]', '["forget",5]', '["+","u","r",0]', '["adopted",1]', "[]", "7"]
+)
+def test_a_known_event_that_is_not_as_it_should_be_is_corrupt_and_never_ignored(event: str) -> None:
+    with pytest.raises(LedgerCorruptError):
+        decode_events(f'{{"e":[{event}],"t":5,"g":[0,0,0],"w":0}}'.encode())
 
 
 @given(st.binary(max_size=200))

@@ -278,7 +278,7 @@ def test_a_torn_last_record_is_noted_as_discarded() -> None:
     recovered = Ledger(disks).recovered
     assert len(recovered.events) == 1
     assert recovered.repairs == ()
-    assert recovered.notes == tuple(f"record 2 in log {name} was not whole and is discarded" for name in "ab")
+    assert recovered.notes == tuple(f"record 3 in log {name} was not whole and is discarded" for name in "ab")
 
 
 def unreadable(disk: Disk, *offsets: int) -> None:
@@ -435,7 +435,7 @@ def test_damage_behind_the_last_records_is_told_by_the_number_of_the_record() ->
         state.add(f"e{number}")
     disks[0].content[3 * SLOT_BYTES] ^= 1
     (repair,) = Ledger(disks).recovered.repairs
-    assert repair == "log a was whole up to record 2 of 8"
+    assert repair == "log a was whole up to record 3 of 9"
 
 
 def test_the_same_record_damaged_in_both_logs_is_corrupt_and_nothing_is_written() -> None:
@@ -446,7 +446,7 @@ def test_the_same_record_damaged_in_both_logs_is_corrupt_and_nothing_is_written(
     for disk in disks:
         disk.content[4 * SLOT_BYTES + OVERHEAD_BYTES] ^= 1
     before = [bytes(disk.content) for disk in disks]
-    with pytest.raises(LedgerCorruptError, match="record 8 is whole, but record 4 is not"):
+    with pytest.raises(LedgerCorruptError, match="record 9 is whole, but record 5 is not"):
         Ledger(disks)
     assert [bytes(disk.content) for disk in disks] == before
 
