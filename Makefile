@@ -1,13 +1,17 @@
 # The same names in README, CI and docs. Everything installs itself: `make run` on a fresh Debian 12 is enough.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup run test check bench clean
+.PHONY: help setup run test check bench crash clean
 
 PYTHON ?= python3
 BIN := .venv/bin
-# What the targets need of the system; python3-pydbus is what CMS code in Python uses (contract tests).
-APT := mosquitto mosquitto-clients dbus python3-venv python3-pydbus strace
+# What the targets need of the system; python3-pydbus is what CMS code in Python uses (contract tests), fuse3 the disk that
+# notes every write, swtpm a TPM.
+APT := mosquitto mosquitto-clients dbus python3-venv python3-pydbus strace \
+       e2fsprogs fdisk fuse3 swtpm tpm2-tools
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+LINTED := src tests benchmarks docs/examples packaging/partition
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -31,13 +35,16 @@ test: setup ## every test
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 check: setup ## ruff, mypy strict, import contracts
-	$(BIN)/ruff check --no-cache src tests benchmarks docs/examples
-	$(BIN)/ruff format --no-cache --check src tests benchmarks docs/examples
+	$(BIN)/ruff check --no-cache $(LINTED)
+	$(BIN)/ruff format --no-cache --check $(LINTED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 bench: setup ## how close to the limit it is: one table, build/bench.json beside it (SHORT=1: under a minute)
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench $(if $(SHORT),--short)
+
+crash: setup ## the ledger against every fault: one table, build/crash.json beside it (SHORT=1: CI's form; FAULTS="F1 F7")
+	@PYTHONPATH=tests:. $(BIN)/python -m crash.main $(if $(SHORT),--short) $(FAULTS)
 
 clean: ## remove what the other targets made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 
 from support.box import INSTALL_CODE, Box, wait_until
+from support.bus import LicenseAnswers
+from support.tpm import Tpm
 
 pytestmark = pytest.mark.needs("mosquitto", "dbus-daemon")
 
@@ -63,6 +67,66 @@ def test_a_dead_broker_is_wrong_and_its_service_is_named(box: Box) -> None:
     assert [line[:12] for line in screen.splitlines() if line.startswith("FAIL")] == ["FAIL  broker"]
 
 
+def test_a_repair_is_worth_a_look_until_it_is_acknowledged(box: Box) -> None:
+    box.kill()
+    (box.state / "ledger.a").write_bytes(bytes(4 << 20))
+    for _ in range(2):  # over a restart too
+        box.start()
+        code, checks = examined(box)
+        assert (code, checks["ledger"]["level"]) == (0, "warn")
+        assert "log a " in checks["ledger"]["why"]
+        assert "licensectl acknowledge" in checks["ledger"]["todo"]
+        box.stop()
+    box.start()
+    assert "licensectl acknowledge" in box.ctl("status").stdout.decode()
+    said = box.ctl("acknowledge").stdout.decode()
+    assert said.startswith("Acknowledged: log a ")
+    assert examined(box)[1]["ledger"]["level"] == "ok"
+    assert json.loads(box.ctl("acknowledge", "--json").stdout) == {"acknowledged": False, "repair": ""}
+
+
+def test_the_figures_of_the_storage_are_shown_and_are_there_for_programs(box: Box) -> None:
+    done = box.ctl("doctor", "--config", str(box.config), "--json")
+    storage = json.loads(done.stdout)["storage"]
+    assert storage.keys() == LicenseAnswers().describe_storage().keys()
+    checks = examined(box)[1]
+    assert re.fullmatch(r"both logs are whole; \d+ commits so far, each log 0 % full", checks["ledger"]["why"])
+    assert re.fullmatch(r"\d+\.\d kB written so far; how much a day is not known yet", checks["wear"]["why"])
+    assert checks["anchor"]["why"].startswith("none is set up: ")
+    assert {checks[name]["level"] for name in ("ledger", "wear", "anchor")} == {"ok"}
+
+
+@pytest.mark.needs("swtpm", "tpm2_clear")
+def test_an_old_copy_and_a_lost_anchor_are_wrong_until_a_new_grant_is_installed(box: Box) -> None:
+    with Tpm() as tpm:
+        box.stop()
+        anchored = f'[state]\nanchor = "tpm"\nanchor_tcti = "{tpm.tcti}"\n'
+        box.config.write_text(box.config.read_text().replace("[state]\n", anchored))
+        box.start()
+        box.license(3)
+        assert examined(box)[1]["anchor"]["why"].startswith("tpm, ")
+        box.stop()
+        shutil.copytree(box.state, box.directory / "old")
+        box.start()
+        box.license(4)
+        box.stop()
+        shutil.copytree(box.directory / "old", box.state, dirs_exist_ok=True)
+        for condition in ("rolled-back", "anchor-lost"):
+            box.start()
+            code, checks = examined(box)
+            assert (code, wrong(checks)) == (1, {"ledger", "anchor"})
+            assert checks["ledger"]["why"].startswith(f"{condition}: ")
+            assert {"licensectl install FILE" in checks[name]["todo"] for name in ("ledger", "anchor")} == {True}
+            screen = box.ctl("status").stdout.decode()
+            assert f"Storage is {condition}: " in screen
+            assert "licensectl install FILE" in screen
+            assert box.ctl("acknowledge", check=False).returncode == 4
+            box.license(5)
+            assert wrong(examined(box)[1]) == set()
+            box.stop()
+            tpm.clear()
+
+
 def test_a_missing_ledger_is_wrong_and_the_way_to_make_one_is_named(box: Box) -> None:
     box.stop()
     box.state.rename(box.directory / "lost")
@@ -71,7 +135,7 @@ def test_a_missing_ledger_is_wrong_and_the_way_to_make_one_is_named(box: Box) ->
     assert (code, wrong(checks)) == (1, {"partition", "ledger"})
     assert "does not exist" in checks["partition"]["why"]
     assert "--init-state" in checks["ledger"]["todo"]
-    assert not {"seats", "licenses"} & checks.keys()  # without a ledger nothing is known of them
+    assert not {"wear", "anchor", "seats", "licenses"} & checks.keys()  # without a ledger nothing is known of them
 
 
 def test_without_the_daemon_all_else_is_still_looked_at(box: Box) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from smartserver_licensed.adapters.dbus import DbusService
+from smartserver_licensed.domain.errors import NotReadyError
 from smartserver_licensed.formats.bus import Plain
 from support.bus import LicenseAnswers, PrivateBus, on_bus
 
@@ -35,6 +36,20 @@ class Unverified(LicenseAnswers):
 
     def verify_document(self, data: bytes) -> dict[str, Plain]:
         return {"kind": "grant", "verified": False, "code": "signature-invalid"}
+
+
+class Whole(LicenseAnswers):
+    """Answers of a daemon whose ledger was never repaired."""
+
+    async def acknowledge_repair(self) -> str:
+        return ""
+
+
+class Unready(LicenseAnswers):
+    """Answers of a daemon without a ledger."""
+
+    async def acknowledge_repair(self) -> str:
+        raise NotReadyError("cannot acknowledge: storage is missing: there is none")
 
 
 async def licensectl(bus: PrivateBus, *arguments: str, stdin: bytes = b"", prefix: tuple[str, ...] = ()) -> Done:
@@ -145,22 +160,59 @@ async def test_a_document_that_is_too_large_is_refused_by_the_daemon(
     assert (done.code, done.json["error"]["code"]) == (4, "document-too-large")
 
 
+async def test_a_repair_is_acknowledged_and_named(service: DbusService, bus: PrivateBus) -> None:
+    done = await licensectl(bus, "acknowledge")
+    assert (done.code, done.out, done.err) == (0, "Acknowledged: log a had no whole snapshot.\n", "")
+    said = (await licensectl(bus, "acknowledge", "--json")).json
+    assert said == {"acknowledged": True, "repair": "log a had no whole snapshot"}
+
+
+async def test_where_nothing_was_repaired_there_is_nothing_to_acknowledge(bus: PrivateBus) -> None:
+    service = DbusService(address=bus.address)
+    await service.start(Whole())
+    done = await licensectl(bus, "acknowledge")
+    assert (done.code, done.out) == (0, "There is nothing to acknowledge: the ledger was not repaired.\n")
+    assert (await licensectl(bus, "acknowledge", "--json")).json == {"acknowledged": False, "repair": ""}
+    await service.stop()
+
+
+async def test_what_the_daemon_says_against_an_acknowledgment_is_passed_on(bus: PrivateBus) -> None:
+    service = DbusService(address=bus.address)
+    await service.start(Unready())
+    done = await licensectl(bus, "acknowledge", "--json")
+    await service.stop()
+    assert (done.code, done.json["error"]["code"]) == (4, "not-ready")
+    assert done.err == "licensectl: cannot acknowledge: storage is missing: there is none [not-ready]\n"
+
+
 @pytest.mark.needs("root", "setpriv", "/usr/bin/python3")
-async def test_another_user_may_not_install(service: DbusService, bus: PrivateBus, answers: LicenseAnswers) -> None:
+async def test_another_user_may_neither_install_nor_acknowledge(
+    service: DbusService, bus: PrivateBus, answers: LicenseAnswers
+) -> None:
     as_nobody = ("setpriv", "--reuid=65534", "--clear-groups")
     probe = await asyncio.create_subprocess_exec(
         *as_nobody, sys.executable, "-c", "", stderr=asyncio.subprocess.DEVNULL
     )
     if await probe.wait():
         pytest.skip("another user cannot run this Python")  # it is in root's home: test_dbus asks by busctl instead
-    done = await licensectl(bus, "install", "-", "--json", stdin=b"{}", prefix=as_nobody)
-    assert (done.code, done.json["error"]["code"]) == (4, "not-permitted")
+    for command in (("install", "-"), ("acknowledge",)):
+        done = await licensectl(bus, *command, "--json", stdin=b"{}", prefix=as_nobody)
+        assert (done.code, done.json["error"]["code"]) == (4, "not-permitted")
     assert answers.installed == []
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("status",), ("licenses",), ("devices",), ("explain", "lon/1"), ("plan", "3"), ("install", "-"), ("verify", "-")],
+    [
+        ("status",),
+        ("licenses",),
+        ("devices",),
+        ("explain", "lon/1"),
+        ("plan", "3"),
+        ("install", "-"),
+        ("verify", "-"),
+        ("acknowledge",),
+    ],
 )
 async def test_without_the_daemon_every_command_ends_with_3(bus: PrivateBus, arguments: tuple[str, ...]) -> None:
     done = await licensectl(bus, *arguments, "--json")

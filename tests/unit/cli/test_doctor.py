@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from smartserver_licensed import VERSION, config
-from smartserver_licensed.cli import doctor, places
+from smartserver_licensed.cli import doctor, places, storage
 from smartserver_licensed.cli.findings import Daemon, Finding, Level, report
-from smartserver_licensed.cli.screens import doctor_screen
+from smartserver_licensed.cli.screens import STORAGE_ADVICE, STORAGE_TODO, doctor_screen
 from smartserver_licensed.domain.errors import DaemonUnreachableError
+from smartserver_licensed.domain.status import Storage
 from smartserver_licensed.formats.bus import properties
 from smartserver_licensed.store.area import AREA_BYTES
 from smartserver_licensed.store.log import create
@@ -23,13 +24,36 @@ from support.bus import STATUS, LicenseAnswers
 MQTT = config.Mqtt()
 
 
-def daemon(*, licenses: list[dict[str, Any]] | None = None, **properties_: object) -> Daemon:
+DESCRIBED: dict[str, Any] = {
+    **LicenseAnswers().describe_storage(),
+    "sequence": 12_345,
+    "log_bytes": 4 << 20,
+    "fill_bytes": 1 << 20,
+    "written_bytes": 1_200_000_000,
+    "written_per_day": 450_000,
+    "life_bytes": 48_000_000_000,
+    "anchor": "tpm",
+    "anchor_count": 7,
+}
+
+
+def daemon(
+    *, licenses: list[dict[str, Any]] | None = None, described: dict[str, Any] | None = None, **properties_: object
+) -> Daemon:
     """A daemon to which nothing is the matter, but for what the test says."""
     plain = {name: value for name, (_, value) in properties(STATUS).items()}
     well = {"Version": VERSION, "WaitingDevices": 0}
     return Daemon(
-        {**plain, **well, **properties_}, list(LicenseAnswers().list_licenses() if licenses is None else licenses)
+        {**plain, **well, **properties_},
+        list(LicenseAnswers().list_licenses() if licenses is None else licenses),
+        DESCRIBED if described is None else described,
     )
+
+
+def stored(condition: str, **described: object) -> dict[str, Finding]:
+    """What is said of the storage, by check."""
+    asked = daemon(StorageState=condition, described={**DESCRIBED, "condition": condition, **described})
+    return {each.check: each for each in storage.findings(asked)}
 
 
 def only(findings: Iterable[Finding]) -> Finding:
@@ -43,13 +67,13 @@ def test_to_a_daemon_that_is_well_every_check_says_ok() -> None:
         doctor.bus(well, address="system"),
         *doctor.broker(MQTT, "", well),
         *doctor.segment(well),
-        doctor.ledger(well),
+        *storage.findings(well),
         doctor.clock(well, is_synchronised=True),
         doctor.seats(well),
         doctor.licenses(well),
     ]
     assert {each.check: each.level for each in findings if each.level is not Level.OK} == {}
-    assert len({each.check for each in findings}) == 7
+    assert len({each.check for each in findings}) == 9
 
 
 @pytest.mark.parametrize(
@@ -84,15 +108,65 @@ def test_a_segment_that_is_not_provisioned_or_not_read_yet_is_worth_a_look() -> 
     assert list(doctor.segment(daemon(BrokerConnected=False))) == []
 
 
+@pytest.mark.parametrize("condition", [each.value for each in Storage if each is not Storage.OK])
+def test_each_condition_of_the_ledger_comes_with_what_it_means_and_what_to_do(condition: str) -> None:
+    finding = stored(condition, reason="record 7 is not whole")["ledger"]
+    assert finding.level is (Level.WARN if condition == "degraded" else Level.FAIL)
+    assert finding.why.startswith(f"{condition}: {STORAGE_ADVICE[condition]} (record 7 is not whole)")
+    assert finding.todo.startswith(STORAGE_TODO[condition])
+    assert ("nothing new is admitted" in finding.why) is (condition != "degraded")
+
+
+def test_a_condition_of_a_later_daemon_is_shown_and_is_wrong() -> None:
+    finding = stored("melted")["ledger"]
+    assert (finding.level, finding.why.startswith("melted: a condition that this version")) == (Level.FAIL, True)
+    assert finding.todo.startswith("ask the vendor; journalctl")
+
+
+def test_a_whole_ledger_is_shown_with_the_fill_of_both_logs() -> None:
+    assert stored("ok")["ledger"].why == "both logs are whole; 12,345 commits so far, each log 25 % full"
+    repaired = stored("degraded", repair="log a had no whole snapshot")["ledger"]
+    assert "(log a had no whole snapshot); 12,345 commits so far" in repaired.why
+    assert "licensectl acknowledge" in repaired.todo
+
+
 @pytest.mark.parametrize(
-    ("condition", "level"),
-    [("degraded", Level.WARN), ("read-only", Level.FAIL), ("missing", Level.FAIL), ("rolled-back", Level.FAIL)],
+    ("written", "a_day", "level", "said"),
+    [
+        (1_200_000_000, 450_000, Level.OK, "1.2 GB written so far, 450.0 kB a day: more than 100 years left"),
+        (999, 0, Level.OK, "999 B written so far; how much a day is not known yet"),
+        (0, 10_000_000, Level.OK, "10.0 MB a day: about 13 years left"),
+        (0, 30_000_000, Level.WARN, "30.0 MB a day: about 4 years left"),
+        (47_999_000_000, 30_000_000, Level.WARN, "48.0 GB written so far, 30.0 MB a day: about 0 years left"),
+        (3_000_000_000_000, 1, Level.WARN, "3.0 TB written so far, 1 B a day: about 0 years left"),
+    ],
 )
-def test_each_condition_of_the_ledger_comes_with_what_to_do(condition: str, level: Level) -> None:
-    finding = doctor.ledger(daemon(StorageState=condition))
+def test_wear_is_the_years_left_at_todays_rate_and_never_wrong(
+    written: int, a_day: int, level: Level, said: str
+) -> None:
+    finding = stored("ok", written_bytes=written, written_per_day=a_day)["wear"]
     assert finding.level is level
-    assert finding.why.startswith(f"{condition}: ")
-    assert finding.todo
+    assert said in finding.why
+    assert bool(finding.todo) is (level is Level.WARN)
+
+
+def test_an_anchor_that_the_ledger_does_not_fit_is_wrong_and_asks_for_a_grant() -> None:
+    assert stored("ok")["anchor"].why == "tpm, 7 license events counted"
+    for condition in ("rolled-back", "anchor-lost"):
+        finding = stored(condition)["anchor"]
+        assert (finding.level, "licensectl install FILE" in finding.todo) == (Level.FAIL, True)
+    without = stored("ok", anchor="none", anchor_count=0)["anchor"]
+    assert (without.level, "found by the vendor" in without.why) == (Level.OK, True)
+
+
+@pytest.mark.parametrize("condition", ["missing", "read-only", "foreign", "corrupt", "newer"])
+def test_of_a_ledger_that_is_not_open_no_figures_are_shown(condition: str) -> None:
+    assert list(stored(condition, sequence=0, log_bytes=0, fill_bytes=0, life_bytes=0)) == ["ledger"]
+
+
+def test_a_daemon_that_does_not_know_the_question_is_believed_without_figures() -> None:
+    (finding,) = storage.findings(daemon(described={}))
+    assert (finding.level, finding.why) == (Level.OK, "both logs are whole")
 
 
 def test_a_clock_that_only_the_daemon_does_not_see_points_to_its_sandbox() -> None:
@@ -142,7 +216,7 @@ def test_a_daemon_on_another_bus_is_found_by_its_configuration(monkeypatch: pyte
 def test_a_partition_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None:
     finding = only(places.partition(tmp_path / "none", None))
     assert finding.level is Level.FAIL
-    assert "--init-state" in finding.todo
+    assert "packaging/partition DISK" in finding.todo
 
 
 def test_without_the_daemon_a_file_is_looked_into_for_a_ledger(tmp_path: Path) -> None:
@@ -216,8 +290,9 @@ def test_the_screen_has_a_line_a_check_and_a_verdict() -> None:
         Finding("broker", Level.FAIL, "it is away", "systemctl status mosquitto"),
         Finding("clock", Level.WARN, "a\x1b[2J"),
     ]
-    said = report(findings, is_daemon_there=True)
+    said = report(findings, daemon())
     assert said["ok"] is False
+    assert said["storage"] == DESCRIBED
     assert doctor_screen(said).splitlines() == [
         "ok    bus     - the daemon answers",
         "FAIL  broker  - it is away -> systemctl status mosquitto",
@@ -225,13 +300,14 @@ def test_the_screen_has_a_line_a_check_and_a_verdict() -> None:
         "",
         "3 checks: 1 wrong, 1 to look at.",
     ]
-    well = report(findings[:1], is_daemon_there=False)
+    well = report(findings[:1], DaemonUnreachableError("cannot ask the daemon: it does not run"))
+    assert well["storage"] == {}
     assert doctor_screen(well).endswith("1 checks: all is well; what needs the daemon was left out.")
 
 
 def test_every_check_has_an_entry_in_the_pages_for_operators() -> None:
     page = (Path(__file__).parents[3] / "docs/operations.md").read_text()
-    source = "".join(inspect.getsource(module) for module in (doctor, places))
+    source = "".join(inspect.getsource(module) for module in (doctor, places, storage))
     checks = set(re.findall(r'Finding\(\s*"([a-z ]+)"', source))
-    assert len(checks) == 12
+    assert len(checks) == 14
     assert {each for each in checks if f"| `{each}` |" not in page} == set()

@@ -7,11 +7,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from smartserver_licensed.cli import main
+from smartserver_licensed.cli.client import Client, RefusedError
+
 NO_BUS = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/nowhere/bus"}
-COMMANDS = (("status",), ("licenses",), ("devices",), ("devices", "--waiting"), ("explain", "lon/1"), ("plan", "3"))
+COMMANDS = (
+    ("status",),
+    ("licenses",),
+    ("devices",),
+    ("devices", "--waiting"),
+    ("explain", "lon/1"),
+    ("plan", "3"),
+    ("acknowledge",),
+)
 
 
 def licensectl(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -32,7 +44,7 @@ def test_wrong_usage_ends_with_2_and_says_how(arguments: tuple[str, ...]) -> Non
 def test_help_names_every_command() -> None:
     done = licensectl("--help")
     assert done.returncode == 0
-    for command in ("status", "licenses", "devices", "explain", "plan", "install", "verify", "doctor"):
+    for command in ("status", "licenses", "devices", "explain", "plan", "install", "verify", "acknowledge", "doctor"):
         assert command.encode() in done.stdout
 
 
@@ -71,6 +83,17 @@ def test_the_doctor_has_something_to_say_without_a_bus_and_without_a_configurati
         "config": "fail",
         "bus": "fail",
     }
+
+
+class OlderDaemon:
+    """A client of a daemon that knows less than licensectl."""
+
+    def storage(self) -> dict[str, object]:
+        raise RefusedError("internal-error", "cannot call DescribeStorage: no such method here")
+
+
+def test_the_doctor_makes_do_with_a_daemon_that_cannot_describe_its_storage() -> None:
+    assert main._storage(cast("Client", OlderDaemon())) == {}
 
 
 def test_dbus_is_imported_only_to_ask() -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from smartserver_licensed.cli.screens import (
+    STORAGE_ADVICE,
+    STORAGE_TODO,
     attention,
     bar,
     devices_table,
@@ -16,6 +18,7 @@ from smartserver_licensed.cli.screens import (
     status_screen,
     table,
 )
+from smartserver_licensed.domain.status import Storage
 
 STATUS: dict[str, object] = {
     "state": "licensed",
@@ -76,9 +79,11 @@ def test_a_smartserver_without_a_segment_is_named_by_its_install_code() -> None:
 def test_what_needs_attention_stands_before_the_numbers() -> None:
     screen = status_screen({**STATUS, "storage": "missing", "state": "storage-fault", "broker_connected": False})
     lines = screen.splitlines()
-    assert [line[:4] for line in lines[2:5]] == ["  ! "] * 3
-    assert "Storage is missing: there is no partition" in lines[3]
-    assert lines[6].startswith("  [")
+    assert max(map(len, lines)) <= 80
+    troubles = [line for line in lines if line.startswith("  ! ")]
+    assert [each[4:14] for each in troubles] == ["The ledger", "Storage is", "The MQTT b"]
+    first_fact = next(number for number, line in enumerate(lines) if line.startswith("  ["))
+    assert lines.index(troubles[-1]) < first_fact
 
 
 @pytest.mark.parametrize(
@@ -86,8 +91,10 @@ def test_what_needs_attention_stands_before_the_numbers() -> None:
     [
         ({"state": "full"}, "All seats are in use."),
         ({"state": "unlicensed"}, "licensectl install FILE"),
-        ({"storage": "degraded"}, "Storage is degraded"),
-        ({"storage": "of-a-later-version"}, "see the journal"),
+        ({"storage": "degraded"}, "licensectl acknowledge"),
+        ({"storage": "read-only"}, "journalctl -k"),
+        ({"storage": "rolled-back"}, "licensectl install FILE"),
+        ({"storage": "of-a-later-version"}, "licensectl doctor"),
         ({"clock": "set-back"}, "the clock was set back"),
         ({"waiting": 3}, "3 waiting for a seat (licensectl devices --waiting)"),
         ({"used": 180}, "90 % of the capacity is in use"),
@@ -99,6 +106,11 @@ def test_each_trouble_is_said_with_what_to_do(change: dict[str, object], said: s
     found = attention({**STATUS, **change})
     assert len(found) == 1
     assert said in found[0]
+
+
+def test_every_condition_of_the_storage_has_a_meaning_and_a_remedy() -> None:
+    conditions = {each.value for each in Storage} - {"ok"}
+    assert STORAGE_ADVICE.keys() == STORAGE_TODO.keys() == conditions
 
 
 def test_nothing_needs_attention_when_all_is_well() -> None:
