@@ -187,8 +187,9 @@ def test_a_process_killed_with_9_has_lost_nothing_it_acknowledged(tmp_path: Path
 async def test_a_read_only_device_is_a_storage_error(read_only_ledger: Path) -> None:
     writer = LedgerWriter(read_only_ledger)
     await writer.open()
+    await writer.settle(b"first")
     with pytest.raises(WriteFailedError):
-        await writer.settle(b"first")
+        await writer.append(b"one", lambda: b"first")
     await writer.close()
 
 

@@ -86,7 +86,7 @@ class MemoryLedger:
     async def release(self) -> None:
         pass
 
-    async def settle(self, snapshot: bytes) -> None:
+    async def settle(self, snapshot: bytes, *, is_changed: bool) -> None:
         await self.rewrite(snapshot)
 
     async def append(self, body: bytes, snapshot: Callable[[], bytes]) -> None:

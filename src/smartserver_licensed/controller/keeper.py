@@ -157,6 +157,7 @@ class Keeper:
     async def _load(self) -> None:
         recovered = await self._ledger.open()
         state = self._replayed(recovered.snapshot, recovered.events)
+        is_changed = bool(recovered.repairs) or not state.install_code
         if not state.install_code:
             state.install_code = self._install_code  # made before the SmartServer had its code: bound by `settle`
         if state.install_code != self._install_code:
@@ -169,7 +170,7 @@ class Keeper:
         if recovered.notes:
             tell(messages.LEDGER_CUT, REASON="; ".join(recovered.notes))
         snapshot = ledger_format.encode_snapshot(state)
-        await self._ledger.settle(snapshot)
+        await self._ledger.settle(snapshot, is_changed=is_changed)
         self._held, self._verified = state, None
         self._size_at_most, self._written_before = len(snapshot), state.written_bytes
         if self._written_at_start is None:

@@ -79,8 +79,8 @@ class Ledger(Protocol):
     async def open(self) -> RecoveredLedger:
         """Recover; afterwards `settle` is called with the snapshot of the replayed state."""
 
-    async def settle(self, snapshot: bytes) -> None:
-        """Bring both logs to the recovered state."""
+    async def settle(self, snapshot: bytes, *, is_changed: bool) -> None:
+        """Bring both logs to the recovered state; `is_changed`: there is more in it than the replay says."""
 
     async def append(self, body: bytes, snapshot: Callable[[], bytes]) -> None:
         """Make one body durable in both logs; `snapshot` gives the state before it, should a log be full."""

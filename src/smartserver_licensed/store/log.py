@@ -84,6 +84,10 @@ class _Log:
         if self.first is not None:
             self.reach, self.head, self.end = self.first.seq, self.first.prev, self.first.size_bytes
 
+    def is_complete_to(self, seq: int) -> bool:
+        """Whether it is whole by itself up to this record."""
+        return self.first is not None and self.reach == seq and not self.bad_pages
+
     def look(self, secret: bytes) -> None:
         """Find all whole EVENTs, wherever they stand: damage before them must not hide them."""
         offset, is_unbroken = self.end or SLOT_BYTES, self.first is not None
@@ -110,7 +114,7 @@ class Ledger:
         self._areas = tuple(areas)
         self._devices = tuple({area.device: area for area in areas}.values())  # one sync each is enough
         self.size_bytes = min(area.size_bytes for area in areas)
-        self.fill_bytes = self.bytes_written = 0  # of each log; to both since it was opened
+        self.bytes_written = 0  # to both logs
         self._is_settled = self._is_dead = False
         for device in self._devices:
             device.sync()
@@ -123,8 +127,10 @@ class Ledger:
             raise LedgerCorruptError("cannot read the ledger: its two logs are of two different ledgers")
         for log in logs:
             log.look(self._secret)
+        self.fill_bytes = logs[0].end  # of each log
         events = self._follow(start, logs)
         self._worse_first = sorted((0, 1), key=lambda place: logs[place].reach)
+        self._is_even = logs[0].end == logs[1].end and all(log.is_complete_to(self.seq) for log in logs)
         told = [self._judge(log) for log in logs]
         repairs = tuple(text for is_damage, text in told if text and is_damage)
         notes = tuple(text for is_damage, text in told if text and not is_damage)
@@ -171,17 +177,19 @@ class Ledger:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def settle(self, snapshot: bytes) -> None:
+    def settle(self, snapshot: bytes, *, is_changed: bool = False) -> None:
         """Bring both logs to the recovered state, the worse one first; `snapshot` is the state after the replay.
 
-        It takes a number of its own: cut in the middle, the next recovery knows which snapshot is the newer one.
+        Two logs that are whole and equal are left as they are, unless more has changed than the replay says. A snapshot
+        takes a number of its own: cut in the middle, the next recovery knows which one is newer.
         """
-        self.seq += 1
-        with self._fail_stop():
-            for area in self._areas:
-                while area.unreadable:
-                    area.write(area.unreadable.pop(), bytes(SLOT_BYTES))
-        self._rewrite(self._worse_first, snapshot)
+        if is_changed or not self._is_even:
+            self.seq += 1
+            with self._fail_stop():
+                for area in self._areas:
+                    while area.unreadable:
+                        area.write(area.unreadable.pop(), bytes(SLOT_BYTES))
+            self._rewrite(self._worse_first, snapshot)
         self._is_settled = True
 
     def append(self, body: bytes, snapshot: Callable[[], bytes]) -> None:

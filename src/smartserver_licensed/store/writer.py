@@ -48,9 +48,9 @@ class LedgerWriter:
         """Open and recover; what was open is closed first. Raises a StorageError."""
         return await self._do(self._open)
 
-    async def settle(self, snapshot: bytes) -> None:
-        """Bring both logs to the recovered state."""
-        await self._do(lambda: self._opened().settle(snapshot))
+    async def settle(self, snapshot: bytes, *, is_changed: bool = False) -> None:
+        """Bring both logs to the recovered state; `is_changed`: there is more in it than the replay says."""
+        await self._do(lambda: self._opened().settle(snapshot, is_changed=is_changed))
 
     async def append(self, body: bytes, snapshot: Callable[[], bytes]) -> None:
         """Make one event durable; `snapshot` is called in the thread, while the state does not change."""

@@ -186,7 +186,7 @@ def test_a_process_killed_and_then_a_power_cut_during_its_recovery_lose_nothing(
         state.ledger._areas = state.ledger._devices = tuple(twins)
         state.add(underway, size=chance.choice([10, SLOT_BYTES]))
         acknowledged.append(underway)
-    assert states >= 14 * 4 * 6 * 4
+    assert states >= 1_000
 
 
 def test_after_a_recovery_each_log_is_complete_by_itself() -> None:
@@ -278,7 +278,7 @@ def test_a_torn_last_record_is_noted_as_discarded() -> None:
     recovered = Ledger(disks).recovered
     assert len(recovered.events) == 1
     assert recovered.repairs == ()
-    assert recovered.notes == tuple(f"record 3 in log {name} was not whole and is discarded" for name in "ab")
+    assert recovered.notes == tuple(f"record 2 in log {name} was not whole and is discarded" for name in "ab")
 
 
 def unreadable(disk: Disk, *offsets: int) -> None:
@@ -435,7 +435,7 @@ def test_damage_behind_the_last_records_is_told_by_the_number_of_the_record() ->
         state.add(f"e{number}")
     disks[0].content[3 * SLOT_BYTES] ^= 1
     (repair,) = Ledger(disks).recovered.repairs
-    assert repair == "log a was whole up to record 3 of 9"
+    assert repair == "log a was whole up to record 2 of 8"
 
 
 def test_the_same_record_damaged_in_both_logs_is_corrupt_and_nothing_is_written() -> None:
@@ -446,7 +446,7 @@ def test_the_same_record_damaged_in_both_logs_is_corrupt_and_nothing_is_written(
     for disk in disks:
         disk.content[4 * SLOT_BYTES + OVERHEAD_BYTES] ^= 1
     before = [bytes(disk.content) for disk in disks]
-    with pytest.raises(LedgerCorruptError, match="record 9 is whole, but record 5 is not"):
+    with pytest.raises(LedgerCorruptError, match="record 8 is whole, but record 4 is not"):
         Ledger(disks)
     assert [bytes(disk.content) for disk in disks] == before
 
@@ -638,3 +638,35 @@ def test_after_a_rewrite_no_earlier_copy_is_read() -> None:
     state.events = ["only this"]
     state.ledger.rewrite(state.snapshot())
     assert recover([disk.content for disk in disks]).events == ["only this"]
+
+
+def test_a_start_on_two_whole_and_equal_logs_writes_nothing_and_goes_on_where_they_end() -> None:
+    disks = new_disks()
+    State(Ledger(disks)).add("e0")
+    written = len(disks[0].written)
+    state = State(Ledger(disks))
+    assert len(disks[0].written) == written
+    state.add("e1")
+    assert disks[0].written[-1][0] == 2 * SLOT_BYTES
+    assert recover([disk.content for disk in disks]).events == ["e0", "e1"]
+
+
+def test_what_a_repair_says_is_not_forgotten_by_a_cut_in_the_middle_of_it() -> None:
+    """The repaired log has the newer snapshot, whichever it is."""
+    for place in (0, 1):
+        disks = [Failing(disk.content) for disk in new_disks()]
+        disks[place].content[0] ^= 1
+        ledger = Ledger(disks)
+        disks[1 - place].fails = "write"
+        with pytest.raises(WriteFailedError):
+            ledger.settle(b"degraded", is_changed=True)
+        assert Ledger(disks).recovered.snapshot == b"degraded"
+
+
+def test_a_snapshot_that_rots_after_a_commit_is_damage_also_where_its_header_is_legible() -> None:
+    disks = new_disks()
+    state = State(Ledger(disks))
+    state.ledger.rewrite(state.snapshot())
+    state.add("e0")
+    disks[0].content[OVERHEAD_BYTES] ^= 1
+    assert Ledger(disks).recovered.repairs == ("log a had no whole snapshot",)
