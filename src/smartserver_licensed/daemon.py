@@ -38,7 +38,7 @@ from .documents import envelope
 from .documents.payloads import GRANT_TYPE
 from .documents.trust import Root, load_root
 from .domain import messages
-from .domain.errors import ConfigError, DocumentError, LedgerCorruptError, LicensedError
+from .domain.errors import ConfigError, DocumentError, LedgerCorruptError, LicensedError, StorageError
 from .domain.ledger_state import GrantInstalled, LedgerState
 from .formats.ledger import encode_snapshot
 from .store.log import create
@@ -97,11 +97,20 @@ def _new_state(install_code: str) -> bytes:
     return encode_snapshot(LedgerState(install_code=install_code, mark_s=BUILD_TIME_S))
 
 
+def _fill_empty_directory(path: Path, install_code: str) -> None:
+    """For development; on a device or in an image the ledger is `missing`."""
+    with contextlib.suppress(OSError, StorageError):  # the keeper says what is wrong
+        if path.is_dir() and not any(path.iterdir()):
+            create(path, _new_state(install_code))
+
+
 async def _serve(settings: config.Config, config_path: Path) -> int:
     root = _load_root(Path(settings.trust.root))
     install_code = identity.read_install_code(Path(settings.identity.environment_file))
     clocks, manager = clock.SystemClocks(), systemd.Notifier()
-    ledger = LedgerWriter(Path(settings.state.path), create_with=_new_state(install_code))
+    path = Path(settings.state.path)
+    _fill_empty_directory(path, install_code)
+    ledger = LedgerWriter(path)
     anchoring = Anchoring(tpm.TpmCounter(settings.state.anchor_tcti) if settings.state.anchor == "tpm" else None)
     keeper = Keeper(
         ledger,

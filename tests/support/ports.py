@@ -75,8 +75,11 @@ class MemoryLedger:
     size_bytes: int = 4 << 20
     fill_bytes: int = 4096
     bytes_written: int = 0
+    opened: int = 0
+    is_changed: bool = False
 
     async def open(self) -> MemoryLedger:
+        self.opened += 1
         return self
 
     @property
@@ -87,7 +90,9 @@ class MemoryLedger:
         pass
 
     async def settle(self, snapshot: bytes, *, is_changed: bool) -> None:
-        await self.rewrite(snapshot)
+        self.is_changed = is_changed
+        if is_changed:
+            await self.rewrite(snapshot)
 
     async def append(self, body: bytes, snapshot: Callable[[], bytes]) -> None:
         self._maybe_fail()

@@ -57,7 +57,7 @@ class Anchoring:
                 case Verdict.BEGIN:
                     return Checked(bind_to=await self._anchor.count())
                 case Verdict.COUNT:
-                    await self._anchor.count()
+                    await self.count()
                 case Verdict.BIND:
                     await self._anchor.use()
         except AnchorError as error:

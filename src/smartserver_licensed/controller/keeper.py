@@ -25,10 +25,12 @@ from smartserver_licensed.domain.errors import (
     LedgerMissingError,
     LedgerNewerError,
     SnapshotTooLargeError,
+    StaleGrantError,
     StorageError,
     WriteFailedError,
 )
 from smartserver_licensed.domain.ledger_state import (
+    AdoptionChanged,
     Anchored,
     Event,
     GrantInstalled,
@@ -48,6 +50,7 @@ from .telling import tell
 MARK_INTERVAL_S = 3_600.0
 _FIRST_PAUSE_S = 1.0
 _MAX_PAUSE_S = 60.0
+_LONGEST_REPAIR = 1_000
 
 _CONDITIONS: tuple[tuple[type[StorageError], Storage], ...] = (
     (LedgerMissingError, Storage.MISSING),
@@ -120,10 +123,11 @@ class Keeper:
         return self._time.condition(self._clocks.reading())
 
     def grace(self) -> Grace:
-        """The grace as of now: what is durable, and the running time since."""
+        """The grace as of now: what is durable, and the running time since; without a state nobody counts."""
         elapsed_s = int(self._clocks.reading().boottime_s - self._graced_at_s)
         self._graced_at_s += elapsed_s
-        self._grace = overcapacity.advanced(self._grace, elapsed_s=elapsed_s, has_excess=self.has_excess)
+        if self.state is not None:
+            self._grace = overcapacity.advanced(self._grace, elapsed_s=elapsed_s, has_excess=self.has_excess)
         return self._grace
 
     @property
@@ -156,8 +160,10 @@ class Keeper:
 
     async def _load(self) -> None:
         recovered = await self._ledger.open()
-        state = self._replayed(recovered.snapshot, recovered.events)
-        is_changed = bool(recovered.repairs) or not state.install_code
+        state = ledger_format.decode_snapshot(recovered.snapshot)
+        rewritten = state.installed  # an event with a newer one: the rewrite after it was cut off
+        self._replay(state, recovered.events)
+        is_changed = bool(recovered.repairs) or not state.install_code or state.installed is not rewritten
         if not state.install_code:
             state.install_code = self._install_code  # made before the SmartServer had its code: bound by `settle`
         if state.install_code != self._install_code:
@@ -165,8 +171,9 @@ class Keeper:
                 f"cannot use the ledger: it is that of {state.install_code!r}, this is {self._install_code!r}"
             )
         if recovered.repairs:
-            state.apply(RepairNoted("; ".join(recovered.repairs)))
-            tell(messages.LEDGER_REPAIRED, REASON=state.repair)
+            known = [state.repair] if state.repair else []
+            state.apply(RepairNoted("; ".join([*known, *recovered.repairs])[-_LONGEST_REPAIR:]))
+            tell(messages.LEDGER_REPAIRED, REASON="; ".join(recovered.repairs))
         if recovered.notes:
             tell(messages.LEDGER_CUT, REASON="; ".join(recovered.notes))
         snapshot = ledger_format.encode_snapshot(state)
@@ -176,17 +183,15 @@ class Keeper:
         if self._written_at_start is None:
             self._written_at_start = state.written_bytes
         boottime_s = self._clocks.reading().boottime_s
-        self._time = TrustedTime(max(state.mark_s, self._floor_s), boottime_s)
+        self._time = TrustedTime(max(state.mark_s, self.now()), boottime_s)  # also after a fault it runs on
         self._graced_at_s, self._grace = boottime_s, state.grace
 
-    def _replayed(self, snapshot: bytes, events: Sequence[bytes]) -> LedgerState:
-        state = ledger_format.decode_snapshot(snapshot)
+    def _replay(self, state: LedgerState, events: Sequence[bytes]) -> None:
         for body in events:
             for event in ledger_format.decode_events(body):
                 state.apply(event)
         if state.installed is not None and state.install_code in {"", self._install_code}:
             self._verify_grant(state.installed)
-        return state
 
     async def _look_at_anchor(self) -> None:
         if self._held is None:
@@ -220,7 +225,8 @@ class Keeper:
         if not isinstance(error, LedgerCorruptError) or not error.snapshot:
             return None
         try:
-            state = self._replayed(error.snapshot, error.events)
+            state = ledger_format.decode_snapshot(error.snapshot)
+            self._replay(state, error.events)
         except StorageError:
             return None
         return state if state.install_code == self._install_code else None
@@ -245,10 +251,14 @@ class Keeper:
     async def commit_license(self, event: GrantInstalled) -> bool:
         """Make a license event durable, leave no earlier copy of the state to go back to, and count it.
 
-        False: as for `commit`. Raises SnapshotTooLargeError or AnchorError; then nothing has changed.
+        True once it is durable: what fails afterwards is done again at the next opening. False: as for `commit`.
+        Raises StaleGrantError (another one came first), SnapshotTooLargeError or AnchorError: nothing has changed.
         """
         if self._held is None:
             return False
+        installed = self._held.installed
+        if installed is not None and event.grant.seq <= installed.grant.seq:
+            raise StaleGrantError(f"cannot install: seq {installed.grant.seq} was installed meanwhile")
         size_bytes = len(ledger_format.encode_snapshot(self._held)) + 2 * len(event.envelope)
         if size_bytes > ledger_format.MAX_STATE_BYTES:
             raise SnapshotTooLargeError(
@@ -258,10 +268,14 @@ class Keeper:
         events: list[Event] = [event]
         if (count := await self._anchoring.next_count()) != self._held.anchored:
             events.append(Anchored(count))
-        if not await self._make_durable(events, self.grace()) or not await self._rewrite():
+        if self.storage in {Storage.ROLLED_BACK, Storage.ANCHOR_LOST}:
+            events.append(
+                AdoptionChanged(is_adopting=True)
+            )  # who was admitted since the copy was made runs, and must go on
+        if not await self._make_durable(events, self.grace()):
             return False
-        if not await self._make_durable([], self.grace()):  # as after every rewrite
-            return False
+        if not await self._rewrite() or not await self._make_durable([], self.grace()):  # a commit after every rewrite
+            return True
         try:
             await self._anchoring.count()
         except AnchorError as error:
@@ -295,6 +309,11 @@ class Keeper:
         body = ledger_format.encode_events(events, mark)
         try:
             await self._ledger.append(body, lambda: ledger_format.encode_snapshot(state))
+        except SnapshotTooLargeError as error:  # nothing was written, and trying again at once is of no use
+            self._set_storage(Storage.READ_ONLY, str(error))
+            self._pause_s = _MAX_PAUSE_S
+            self._pause()
+            return False
         except StorageError as error:
             await self._fail(error)
             return False
@@ -329,8 +348,8 @@ class Keeper:
         """Of them, those since the first opening of this process."""
         return self.written_bytes - (self._written_at_start or 0)
 
-    def has_room(self) -> bool:
-        """Whether the state may grow by more seats; O(1) but for a state near its limit."""
-        if self._held is not None and self._size_at_most > ledger_format.MAX_STATE_BYTES:
+    def room_for_seats(self) -> int:
+        """By how many seats the state may grow; O(1) but for a state near its limit."""
+        if self._held is not None and self._size_at_most > ledger_format.MAX_STATE_BYTES // 2:
             self._size_at_most = len(ledger_format.encode_snapshot(self._held))
-        return self._size_at_most <= ledger_format.MAX_STATE_BYTES
+        return max(0, ledger_format.MAX_STATE_BYTES - self._size_at_most) // ledger_format.MAX_SEAT_BYTES

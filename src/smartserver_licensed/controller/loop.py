@@ -159,13 +159,11 @@ class Controller:
 
     def _look_at_licenses(self) -> None:
         now, licenses, state = self._keeper.now(), self.licenses(), self._keeper.state
-        given = capacity(licenses, now)
-        is_full = state is not None and not self._keeper.has_room()
-        if state is not None and is_full:
-            given = min(given, 1 + len(state.seats))
-        if is_full and not self._is_ledger_full:
+        bought = capacity(licenses, now)
+        given = bought if state is None else min(bought, 1 + len(state.seats) + self._keeper.room_for_seats())
+        if given < bought and not self._is_ledger_full:
             tell(messages.LEDGER_FULL, SEATS=given)
-        self._is_ledger_full = is_full
+        self._is_ledger_full = given < bought
         self._entitled = Entitled(given, ended_grace_days(licenses, now))
 
     async def _on_time(self, now_s: float) -> None:

@@ -55,4 +55,4 @@ class StorageReport:
         passed_s = self._clocks.monotonic() - self._began_at
         if passed_s < _RATE_AFTER_S:
             return 0
-        return int(self._keeper.written_since_start / max(passed_s, _DAY_S) * _DAY_S)
+        return int(max(0, self._keeper.written_since_start) / max(passed_s, _DAY_S) * _DAY_S)

@@ -172,7 +172,7 @@ class AnchorError(StorageError):
 
 
 class SnapshotTooLargeError(StorageError):
-    """The whole state would exceed 1 MiB; refused before the commit."""
+    """The whole state would exceed its limit; refused before anything is written."""
 
     code = "state-too-large"
 

@@ -19,7 +19,7 @@ from .devices import DeviceId
 from .licenses import Grant
 from .overcapacity import Grace
 
-EVICTED_LIMIT = 4_000
+EVICTED_LIMIT = 1_000
 
 
 class SeatKind(enum.Enum):
@@ -81,8 +81,12 @@ class InternalChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class AdoptionClosed:
-    """The first snapshot of this ledger has been dealt with; what runs later is not adopted."""
+class AdoptionChanged:
+    """Closed: the first snapshot of this ledger has been dealt with, what runs later is not adopted. Open again: the
+    ledger is older than what runs.
+    """
+
+    is_adopting: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ Event: TypeAlias = (
     | SeatLost
     | EvictionForgotten
     | InternalChanged
-    | AdoptionClosed
+    | AdoptionChanged
     | GrantInstalled
     | TimeMarked
     | RepairNoted
@@ -176,8 +180,8 @@ class LedgerState:
                 self.evicted.pop(unit, None)
             case InternalChanged(device, is_internal):
                 (self.internal.add if is_internal else self.internal.discard)(device)
-            case AdoptionClosed():
-                self.is_adopting = False
+            case AdoptionChanged(is_adopting):
+                self.is_adopting = is_adopting
             case GrantInstalled():
                 self.installed = event
                 self.mark_s = event.grant.issued_at  # a newer grant sets the time, also downwards (LICENSING §5)

@@ -26,7 +26,7 @@ from .counting import SMARTSERVER, UnitId
 from .devices import DeviceState
 from .facts import UnitView
 from .ledger_state import (
-    AdoptionClosed,
+    AdoptionChanged,
     Cause,
     Event,
     EvictionForgotten,
@@ -99,7 +99,7 @@ def deciding(
         if len(some) == HUNDRED:
             yield None
     if state.is_adopting and not has_held:
-        draft.events.append(AdoptionClosed())
+        draft.events.append(AdoptionChanged(is_adopting=False))
     _shrink(draft)
     _revoke(draft, entitled)
     if entitled.is_bound:

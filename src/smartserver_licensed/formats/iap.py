@@ -26,7 +26,7 @@ ENGINE_FILTERS = ("glp/0/./=engine/+/about", "glp/0/./=engine/about")  # the sec
 MAX_PAYLOAD_BYTES = 64 * 1024
 MAX_DEPTH = 16
 MAX_SID_LENGTH = 128  # characters; over 65,535 bytes no topic can be built, and the daemon would fail at each start
-MAX_NAME_LENGTH = 200  # characters of a protocol or a handle: facts are bounded in bytes too
+MAX_NAME_BYTES = 256  # of a protocol and a handle together, in UTF-8: facts and the ledger's state are bounded by it
 _SHOWN = 200  # characters of a topic in an error
 _TRUTH = {"true": True, "false": False}
 _ACTIONS = {action.value: action for action in Action}
@@ -177,8 +177,9 @@ def _parse(topic: str, payload: bytes, sid: str) -> Message | None:
 
 
 def _device_message(device: DeviceId, kind: str, payload: bytes, topic: str) -> Message | None:
-    if max(len(device.protocol), len(device.handle)) > MAX_NAME_LENGTH:
-        raise MessageError(f"cannot read {_shown(topic)}: a name of more than {MAX_NAME_LENGTH} characters")
+    name = str(device)
+    if len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES or any(character < " " for character in name):
+        raise MessageError(f"cannot read {_shown(topic)}: a name of over {MAX_NAME_BYTES} bytes, or not of characters")
     if kind == "fb/sts":
         return StatusSeen(device, _report(_object(payload, topic), topic) if payload else None)
     if kind == "fb/lic":

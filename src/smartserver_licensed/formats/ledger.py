@@ -3,7 +3,7 @@
 Rules (STATE.md):
 - one body holds all events of one commit, with the time mark; a snapshot holds the whole state;
 - JSON, so that a person with a hex dump can read it; the grant's envelope is kept byte for byte;
-- a state of more than 1 MiB is not to be made (the controller refuses what would); what could be written can be read;
+- a state of more than 3 MiB is not to be made (the controller refuses what would); what could be written can be read;
 - within a major format an unknown event or key is ignored: a newer minor version may add such.
 
 What this module does not do: it checks no signature (the controller verifies the grant at the start) and knows nothing
@@ -24,7 +24,7 @@ from smartserver_licensed.domain.counting import UnitId
 from smartserver_licensed.domain.devices import DeviceId
 from smartserver_licensed.domain.errors import LedgerCorruptError, LicensedError
 from smartserver_licensed.domain.ledger_state import (
-    AdoptionClosed,
+    AdoptionChanged,
     Anchored,
     Cause,
     Event,
@@ -41,7 +41,8 @@ from smartserver_licensed.domain.ledger_state import (
 )
 from smartserver_licensed.domain.overcapacity import Grace
 
-MAX_STATE_BYTES = 1 << 20
+MAX_STATE_BYTES = 3 << 20  # so that a log of 4 MiB has room for events beside it
+MAX_SEAT_BYTES = 600  # in a state: the names that `iap` lets in, escaped, and the numbers
 _MAX_BYTES = 4 << 20  # of a log: what could be written can be read
 _MAX_DEPTH = 8
 
@@ -137,8 +138,8 @@ def _event(event: Event) -> list[strict_json.JsonValue]:
             return ["forget", unit]
         case InternalChanged(device, is_internal):
             return ["internal", device.protocol, device.handle, is_internal]
-        case AdoptionClosed():
-            return ["adopted"]
+        case AdoptionChanged(is_adopting):
+            return ["adopting" if is_adopting else "adopted"]
         case GrantInstalled(_, envelope, accepted_at):
             return ["grant", base64.b64encode(envelope).decode(), accepted_at]
         case RepairNoted(what):
@@ -149,7 +150,7 @@ def _event(event: Event) -> list[strict_json.JsonValue]:
             raise ValueError("the time mark stands beside the events")
 
 
-_NAMES = {"+", "-", "forget", "internal", "adopted", "repair", "anchor", "grant"}
+_NAMES = {"+", "-", "forget", "internal", "adopted", "adopting", "repair", "anchor", "grant"}
 
 
 def _decode(value: object) -> Event | None:  # noqa: PLR0911 - a table, one line an event
@@ -162,8 +163,8 @@ def _decode(value: object) -> Event | None:  # noqa: PLR0911 - a table, one line
             return EvictionForgotten(UnitId(unit))
         case ["internal", str(protocol), str(handle), bool(is_internal)]:
             return InternalChanged(DeviceId(protocol, handle), is_internal)
-        case ["adopted"]:
-            return AdoptionClosed()
+        case ["adopted" | "adopting" as word]:
+            return AdoptionChanged(word == "adopting")
         case ["repair", str(what)]:
             return RepairNoted(what)
         case ["anchor", count]:

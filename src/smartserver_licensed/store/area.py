@@ -3,7 +3,8 @@
 Rules (docs/storage.md):
 - reads bypass the page cache (O_DIRECT): a process that was killed, or whose sync failed, finds its record in the cache
   and not on the disk;
-- a page that cannot be read reads as zeros and is named: it is damage, to be repaired from the twin;
+- a page whose content the device has lost reads as zeros and is named: it is damage, to be repaired from the twin; any
+  other error, and too much of it, is a fault: it may go away;
 - one process holds the ledger (flock); nothing is formatted but by `log.create`, which refuses what holds anything.
 
 What this module does not do: it knows no records, and does not remember that a write failed (`log`).
@@ -32,7 +33,9 @@ from smartserver_licensed.domain.errors import (
 AREA_BYTES = 4 << 20
 FILES = ("ledger.a", "ledger.b")
 _PAGE_BYTES = 4096
+_MOST_UNREADABLE = 256  # a mebibyte; a device that answers each page after a while must not keep us for minutes
 _ABSENT = {errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM}
+_LOST = {errno.EIO, errno.EBADMSG, errno.EILSEQ, errno.ENODATA, errno.EUCLEAN}
 
 
 class Area(Protocol):
@@ -72,46 +75,59 @@ class FileArea:
         self._fd = _open(path, os.O_RDWR)
 
     def read(self) -> memoryview:
-        """All of it, as it is on the disk; zeros where a file ends early, or where a page cannot be read."""
+        """All of it, as it is on the disk; zeros where a page is lost. Raises a StorageError."""
         self.unreadable = []
         content = memoryview(mmap.mmap(-1, self.size_bytes))  # O_DIRECT wants memory on a page's border
         fd = self._open_past_the_cache()
         try:
             at, step = 0, self.size_bytes
             while at < self.size_bytes:
-                count = _read_some(fd, content[at : at + step], self._offset + at)
+                count = self._read_some(fd, content[at : at + step], at)
                 if count is None and step == _PAGE_BYTES:
                     self.unreadable.append(at)
                     count = _PAGE_BYTES
                 elif count is None:
                     step, count = _PAGE_BYTES, 0  # from here on page by page
                 elif count == 0:
-                    break  # a file that ends early
+                    raise LedgerMissingError(f"cannot read the ledger {self._path}: it ends early")
+                if len(self.unreadable) > _MOST_UNREADABLE:
+                    raise StorageError(f"cannot read the ledger {self._path}: too much of it is lost")
                 at += count
         finally:
             os.close(fd)
         return content
 
+    def _read_some(self, fd: int, into: memoryview, at: int) -> int | None:
+        """How much was read; None where the device has lost it."""
+        with _as_ours(f"read {self._path}"):
+            try:
+                return os.preadv(fd, [into], self._offset + at)
+            except OSError as error:
+                if error.errno not in _LOST:
+                    raise
+                return None
+
     def _open_past_the_cache(self) -> int:
-        try:
-            return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise _open_error(self._path, error) from error
-        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)  # tmpfs has no O_DIRECT: the next best thing
-        return _open(self._path, os.O_RDONLY)
+        with _as_ours(f"open the ledger {self._path}"):
+            try:
+                return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)  # tmpfs has no O_DIRECT: the next best thing
+            return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
 
     def write(self, offset: int, data: bytes) -> None:
         """Write; durable after `sync` only. Raises WriteFailedError."""
         rest = memoryview(data)
-        with _as_ours(WriteFailedError, f"write {self._path}"):
+        with _as_ours(f"write {self._path}", WriteFailedError):
             while rest:
                 done = os.pwrite(self._fd, rest, self._offset + offset)
                 offset, rest = offset + done, rest[done:]
 
     def sync(self) -> None:
         """Make all writes durable. Raises WriteFailedError."""
-        with _as_ours(WriteFailedError, f"sync {self._path}"):
+        with _as_ours(f"sync {self._path}", WriteFailedError):
             os.fdatasync(self._fd)
 
     def close(self) -> None:
@@ -129,7 +145,7 @@ class Place:
         try:
             if stat.S_IFMT(os.fstat(self._fd).st_mode) not in {stat.S_IFDIR, stat.S_IFREG, stat.S_IFBLK}:
                 raise LedgerMissingError(f"cannot use {path} for a ledger: no block device, file or directory")
-            with _as_ours(StorageError, f"lock {path}"):
+            with _as_ours(f"lock {path}"):
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except StorageError as error:
             os.close(self._fd)
@@ -154,7 +170,7 @@ class Place:
     def make_room(self) -> None:
         """Prepare a path for a new ledger. Raises LedgerOccupiedError where it holds anything; nothing is touched."""
         is_directory = self.path.is_dir()
-        with _as_ours(WriteFailedError, f"make a ledger at {self.path}"):
+        with _as_ours(f"make a ledger at {self.path}", WriteFailedError):
             for each in sorted(self.path.iterdir()) if is_directory else [self.path]:
                 if (is_directory and each.name not in FILES) or not _is_zeros(each):
                     raise LedgerOccupiedError(
@@ -174,13 +190,6 @@ class Place:
             self._areas.pop().close()
 
 
-def _read_some(fd: int, into: memoryview, offset: int) -> int | None:
-    try:
-        return os.preadv(fd, [into], offset)
-    except OSError:
-        return None
-
-
 def _is_zeros(path: Path) -> bool:
     if not (path.is_file() or path.is_block_device()):
         return False
@@ -189,30 +198,26 @@ def _is_zeros(path: Path) -> bool:
 
 
 def _make_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:  # zeros are written, not only allocated: else the first sync of each page changes extents (20 %)
+    """Zeros are written, not only allocated: else the first sync of each page changes extents (20 %)."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    area = FileArea(path)
+    try:
         for offset in range(0, AREA_BYTES, _PAGE_BYTES):
-            os.pwrite(fd, bytes(_PAGE_BYTES), offset)
-        os.fsync(fd)
+            area.write(offset, bytes(_PAGE_BYTES))
+        area.sync()
     finally:
-        os.close(fd)
+        area.close()
 
 
 def _open(path: Path, flags: int) -> int:
-    try:
+    with _as_ours(f"open the ledger {path}"):
         return os.open(path, flags | os.O_CLOEXEC)
-    except OSError as error:
-        raise _open_error(path, error) from error
-
-
-def _open_error(path: Path, error: OSError) -> StorageError:
-    kind = LedgerMissingError if error.errno in _ABSENT else StorageError
-    return kind(f"cannot open the ledger {path}: {error.strerror}")
 
 
 @contextlib.contextmanager
-def _as_ours(kind: type[StorageError], doing: str) -> Iterator[None]:
+def _as_ours(doing: str, kind: type[StorageError] = StorageError) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        kind = LedgerMissingError if error.errno in _ABSENT else kind
         raise kind(f"cannot {doing}: {error.strerror}") from error

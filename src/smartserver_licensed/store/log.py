@@ -6,13 +6,14 @@ Rules (docs/storage.md):
 - commit: one EVENT to both logs, both synced; only then is it true;
 - recovery: sync both, read both past the page cache, begin at the highest valid SNAPSHOT, take seq + 1 from either log
   while its `prev` is the head; a valid record beyond the end means damage in the middle: corrupt, never guessed;
-- a rewrite first makes the first sector durable: by what it claims, an interrupted one is told from damage;
+- a rewrite first makes the first sector durable: by what it claims, an interrupted one is told from damage; where
+  damage is repaired it comes last;
 - a failed write or sync is final (a retry says OK while the data are gone): this object is dead, the caller opens anew.
 
-Stale records behind the end do no harm: a record with a higher seq than the head was either adopted by a recovery
-(then the head is at least its seq), never whole, or on a page that could not be read, which is cleared before anything
-else is written. So the seq of a torn record may be used again; should a later torn write make it whole after all, it
-lies behind a record of its number that continues its log, and that one counts.
+Stale records behind the end do no harm: a record with a higher seq than the head was either adopted by a recovery (then
+the head is at least its seq), or was torn with a legible header (then the next snapshot takes its number), or with none
+(then no later write at its place can make it whole), or on a page that could not be read (which is cleared, durably,
+before anything else is written; where no log shows that nothing followed, it is an error and tried again).
 
 What this module does not do: it knows nothing of what bodies mean.
 """
@@ -22,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smartserver_licensed.domain.errors import (
@@ -33,7 +34,7 @@ from smartserver_licensed.domain.errors import (
     WriteFailedError,
 )
 
-from .area import AREA_BYTES, Area, Place
+from .area import Area, Place
 from .record import (
     FIRST_HEAD,
     FORMAT,
@@ -47,7 +48,6 @@ from .record import (
     newer,
     next_head,
     read,
-    size_on_disk,
 )
 
 _SECTOR_BYTES = 512  # what a disk writes as a whole
@@ -76,17 +76,14 @@ class _Log:
     def __init__(self, name: str, area: Area) -> None:
         self.name = name
         self.content = area.read()
-        self.bad_pages = len(area.unreadable)
+        self.unreadable = frozenset(area.unreadable)
         self.first = read(self.content, 0, secret=None)
         self.run: list[Record] = []
         self.rest: list[Record] = []
         self.reach, self.head, self.end = -1, FIRST_HEAD, 0
         if self.first is not None:
             self.reach, self.head, self.end = self.first.seq, self.first.prev, self.first.size_bytes
-
-    def is_complete_to(self, seq: int) -> bool:
-        """Whether it is whole by itself up to this record."""
-        return self.first is not None and self.reach == seq and not self.bad_pages
+        self.newest, self.last = self.reach, self.end  # the highest seq, and where that record ends
 
     def look(self, secret: bytes) -> None:
         """Find all whole EVENTs, wherever they stand: damage before them must not hide them."""
@@ -98,12 +95,20 @@ class _Log:
                 offset += SLOT_BYTES
                 continue
             offset += record.size_bytes
+            if record.seq > self.newest:
+                self.newest, self.last = record.seq, offset
             is_unbroken = is_unbroken and (record.seq, record.prev) == (self.reach + 1, self.head)
             if is_unbroken:
                 self.run.append(record)
                 self.reach, self.head, self.end = record.seq, record.head, offset
             else:
                 self.rest.append(record)
+
+    def hides_more(self) -> bool:
+        """Whether a record behind the newest one may stand on a page that cannot be read."""
+        claim = claimed(self.content, self.last)
+        span = range(self.last, self.last + (claim.size_bytes if claim else SLOT_BYTES), SLOT_BYTES)
+        return not self.unreadable.isdisjoint(span)
 
 
 class Ledger:
@@ -115,7 +120,7 @@ class Ledger:
         self._devices = tuple({area.device: area for area in areas}.values())  # one sync each is enough
         self.size_bytes = min(area.size_bytes for area in areas)
         self.bytes_written = 0  # to both logs
-        self._is_settled = self._is_dead = False
+        self._is_dead = True  # until it is settled
         for device in self._devices:
             device.sync()
         logs = [_Log(name, area) for name, area in zip("ab", areas, strict=True)]
@@ -129,11 +134,13 @@ class Ledger:
             log.look(self._secret)
         self.fill_bytes = logs[0].end  # of each log
         events = self._follow(start, logs)
+        if all(log.hides_more() for log in logs):
+            raise StorageError(f"cannot read the ledger: no log shows whether a record follows {self.seq}")
         self._worse_first = sorted((0, 1), key=lambda place: logs[place].reach)
-        self._is_even = logs[0].end == logs[1].end and all(log.is_complete_to(self.seq) for log in logs)
         told = [self._judge(log) for log in logs]
         repairs = tuple(text for is_damage, text in told if text and is_damage)
         notes = tuple(text for is_damage, text in told if text and not is_damage)
+        self._is_even = not (repairs or notes) and logs[0].end == logs[1].end
         self.recovered = Recovered(start.body[SECRET_BYTES:], events, repairs, notes)
 
     def _follow(self, start: Record, logs: Sequence[_Log]) -> tuple[bytes, ...]:
@@ -161,8 +168,8 @@ class Ledger:
     def _judge(self, log: _Log) -> tuple[bool, str]:
         """What is to be said of a log, and whether it is damage; "" where it is as it should be."""
         claim = claimed(log.content, log.end)
-        if log.bad_pages:
-            return True, f"log {log.name} had {log.bad_pages} pages that cannot be read"
+        if log.unreadable:
+            return True, f"log {log.name} had {len(log.unreadable)} pages that cannot be read"
         if log.first is None:
             is_cut = self.seq == 0 or (
                 claim is not None
@@ -181,26 +188,30 @@ class Ledger:
         """Bring both logs to the recovered state, the worse one first; `snapshot` is the state after the replay.
 
         Two logs that are whole and equal are left as they are, unless more has changed than the replay says. A snapshot
-        takes a number of its own: cut in the middle, the next recovery knows which one is newer.
+        takes a number of its own: cut in the middle, the next recovery knows which one is newer, and no number of a
+        torn record is used again. What is damaged does not look like an interrupted rewrite before it is repaired.
         """
-        if is_changed or not self._is_even:
-            self.seq += 1
-            with self._fail_stop():
-                for area in self._areas:
-                    while area.unreadable:
-                        area.write(area.unreadable.pop(), bytes(SLOT_BYTES))
-            self._rewrite(self._worse_first, snapshot)
-        self._is_settled = True
+        self._is_dead = False
+        if self._is_even and not is_changed:
+            return
+        self.seq += 1
+        with self._fail_stop():
+            for area in self._areas:
+                while area.unreadable:
+                    area.write(area.unreadable.pop(), bytes(SLOT_BYTES))
+            for device in self._devices:
+                device.sync()
+        self._rewrite(self._worse_first, self._framed(snapshot), is_repair=bool(self.recovered.repairs))
+        self.recovered = replace(self.recovered, snapshot=b"", events=())  # megabytes that nobody needs any more
 
     def append(self, body: bytes, snapshot: Callable[[], bytes]) -> None:
         """Make one event durable in both logs. `snapshot` gives the state *before* it, should a log be full.
 
         Raises WriteFailedError: then nothing is true of the event, and this object is dead.
         """
-        self._check_settled()
         record = frame(Kind.EVENT, self.seq + 1, self.head, body, secret=self._secret)
         if self.fill_bytes + len(record) > self.size_bytes:
-            self._make_room(snapshot(), len(record))
+            self._rewrite((0, 1), self._framed(snapshot(), room=len(record)))
         with self._fail_stop():
             for area in self._areas:
                 area.write(self.fill_bytes, record)
@@ -213,26 +224,22 @@ class Ledger:
 
     def rewrite(self, snapshot: bytes) -> None:
         """Rewrite both logs, one after the other, so that no earlier copy is left."""
-        self._check_settled()
-        self._rewrite((0, 1), snapshot)
+        self._rewrite((0, 1), self._framed(snapshot))
 
-    def _check_settled(self) -> None:
-        if not self._is_settled:
-            raise StorageError("cannot write to the ledger: it is not settled")
-
-    def _make_room(self, snapshot: bytes, record_bytes: int) -> None:
-        room = self.size_bytes - size_on_disk(SECRET_BYTES + len(snapshot))
-        if record_bytes > room:
+    def _framed(self, snapshot: bytes, *, room: int = SLOT_BYTES) -> bytes:
+        """The record of a snapshot that leaves room for an event. Raises SnapshotTooLargeError; nothing is written."""
+        record = _first_record(self.seq, self.head, snapshot, self._secret)
+        if len(record) + room > self.size_bytes:
             raise SnapshotTooLargeError(
-                f"cannot write {record_bytes} bytes to the ledger: there is room for {room} beside the state"
+                f"cannot write to the ledger: the state has {len(record)} bytes, the event {room}; "
+                f"the limit for both is {self.size_bytes}"
             )
-        self.rewrite(snapshot)
+        return record
 
-    def _rewrite(self, places: Sequence[int], snapshot: bytes) -> None:
-        record = _snapshot(self.seq, self.head, snapshot, self._secret, self.size_bytes)
+    def _rewrite(self, places: Sequence[int], record: bytes, *, is_repair: bool = False) -> None:
         with self._fail_stop():
             for place in places:
-                _write_snapshot(self._areas[place], record)
+                _write_snapshot(self._areas[place], record, is_repair=is_repair)
         self.bytes_written += 2 * (SLOT_BYTES + len(record))
         self.fill_bytes = len(record)
 
@@ -240,7 +247,9 @@ class Ledger:
     def _fail_stop(self) -> Iterator[None]:
         """Whatever goes wrong inside ends the ledger."""
         if self._is_dead:
-            raise WriteFailedError("cannot write to the ledger: an earlier write or sync failed, which is final")
+            raise WriteFailedError(
+                "cannot write to the ledger: it is not settled, or an earlier write or sync failed, which is final"
+            )
         self._is_dead = True
         yield
         self._is_dead = False
@@ -255,7 +264,7 @@ def create(path: Path, snapshot: bytes) -> bool:
     """
     place = Place(path)
     try:
-        record = _snapshot(0, FIRST_HEAD, snapshot, os.urandom(SECRET_BYTES), AREA_BYTES)
+        record = _first_record(0, FIRST_HEAD, snapshot, os.urandom(SECRET_BYTES))
         try:
             Ledger(place.areas())
             return False
@@ -270,23 +279,21 @@ def create(path: Path, snapshot: bytes) -> bool:
         place.close()
 
 
-def _snapshot(seq: int, head: bytes, snapshot: bytes, secret: bytes, area_bytes: int) -> bytes:
-    record = frame(Kind.SNAPSHOT, seq, head, secret + snapshot, secret=secret)
-    if len(record) > area_bytes // 2:
-        raise SnapshotTooLargeError(f"cannot keep the state: {len(record)} bytes, the limit is {area_bytes // 2} bytes")
-    return record
+def _first_record(seq: int, head: bytes, snapshot: bytes, secret: bytes) -> bytes:
+    return frame(Kind.SNAPSHOT, seq, head, secret + snapshot, secret=secret)
 
 
-def _write_snapshot(area: Area, record: bytes) -> None:
-    area.write(0, record[:_SECTOR_BYTES])
-    area.sync()
-    area.write(0, record)
-    area.sync()
+def _write_snapshot(area: Area, record: bytes, *, is_repair: bool = False) -> None:
+    """The first sector ahead, durably; in a repair last."""
+    parts = [(0, record[:_SECTOR_BYTES]), (_SECTOR_BYTES, record[_SECTOR_BYTES:])]
+    for offset, part in reversed(parts) if is_repair else parts:
+        area.write(offset, part)
+        area.sync()
 
 
 def _no_snapshot(logs: Sequence[_Log]) -> StorageError:
     """Why there is no ledger to read. A creation that was cut leaves the beginning of its snapshot, and no more."""
-    if any(log.bad_pages for log in logs):
+    if any(log.unreadable for log in logs):
         return StorageError("cannot read the ledger: pages cannot be read, and no whole snapshot is left")
     if (version := max(claimed_format(log.content) for log in logs)) > FORMAT:
         return newer(version)

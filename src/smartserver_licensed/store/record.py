@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import hmac
 import struct
 from dataclasses import dataclass
 
@@ -91,7 +90,7 @@ def read(buffer: memoryview, offset: int, *, secret: bytes | None) -> Record | N
     if len(body) < length or len(key) != SECRET_BYTES or (secret is None and kind != Kind.SNAPSHOT):
         return None
     header, tag = bytes(buffer[offset : offset + _HEADER.size]), bytes(buffer[start - _TAG_BYTES : start])
-    if not hmac.compare_digest(_tag(key, header, body), tag):
+    if _tag(key, header, body) != tag:
         return None
     if version > FORMAT:
         raise newer(version)

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from smartserver_licensed.domain.errors import LedgerMissingError
+from smartserver_licensed.domain.errors import LedgerMissingError, StorageError
 
 from .area import Place
-from .log import Ledger, Recovered, create
+from .log import Ledger, Recovered
 
 _T = TypeVar("_T")
 _Job = tuple[Callable[[], Any], "asyncio.Future[Any]"]
@@ -30,10 +30,8 @@ _Job = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 class LedgerWriter:
     """A ledger at a path: a block device, an image file or a directory."""
 
-    def __init__(self, path: Path, *, create_with: bytes | None = None) -> None:
-        """`create_with`: the first snapshot of an empty *directory*, which becomes a ledger by itself (development)."""
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._create_with = create_with
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         threading.Thread(target=_work, args=(self._jobs,), name="ledger", daemon=True).start()
         self._place: Place | None = None
@@ -76,16 +74,6 @@ class LedgerWriter:
         return await done
 
     def _open(self) -> Recovered:
-        try:
-            return self._recover()
-        except LedgerMissingError:
-            if self._create_with is None or not self._path.is_dir():
-                raise  # never made on a block device or image: there it is `missing`
-        self._close()
-        create(self._path, self._create_with)
-        return self._recover()
-
-    def _recover(self) -> Recovered:
         self._close()
         self._place = Place(self._path)
         self._ledger = Ledger(self._place.areas())
@@ -106,9 +94,12 @@ def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
     """The thread: one job after the other, until there is None."""
     while (job := jobs.get()) is not None:
         work, done = job
-        result = error = None
+        result: Any = None
+        error: Exception | None = None
         try:
             result = work()
+        except OSError as raised:  # what no part of the store has foreseen is a fault of the storage all the same
+            error = StorageError(f"cannot use the ledger: {raised}")
         except Exception as raised:  # noqa: BLE001 - it is raised again where the job was asked for
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile: nobody waits

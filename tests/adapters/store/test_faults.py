@@ -20,11 +20,10 @@ from smartserver_licensed.domain.errors import (
     LedgerMissingError,
     LedgerNewerError,
     LedgerOccupiedError,
-    SnapshotTooLargeError,
     StorageError,
 )
 from smartserver_licensed.store.area import AREA_BYTES, FILES, FileArea, Place
-from smartserver_licensed.store.log import Ledger, Recovered, _snapshot, _write_snapshot, create
+from smartserver_licensed.store.log import Ledger, Recovered, _first_record, _write_snapshot, create
 from smartserver_licensed.store.record import FIRST_HEAD
 from smartserver_licensed.store.writer import LedgerWriter
 from support.disk import Disk, after_power_cut
@@ -96,7 +95,7 @@ def state(tmp_path: Path) -> Path:
     [
         *(f"pwrite64:error=ENOSPC:when={nth}" for nth in (1, 2, 3, 4, 5, 6, 8, 11)),
         *(f"fdatasync:error=EIO:when={nth}" for nth in (1, 2, 3, 4, 5, 6, 7, 8, 9, 12)),
-        *(f"fsync:error=EIO:when={nth}" for nth in (1, 2, 3)),
+        "fsync:error=EIO:when=1",
         *(f"openat:error=EROFS:when={nth}" for nth in range(1, 9)),
         "preadv,preadv2:error=EIO:when=1+",
         "flock:error=ENOLCK:when=1",
@@ -138,7 +137,7 @@ def test_after_a_short_write_the_rest_is_written_where_it_belongs(tmp_path: Path
 
 
 @pytest.mark.needs("strace")
-@pytest.mark.parametrize("nth", ["1", "2", "1+2", "1..200"])
+@pytest.mark.parametrize("nth", ["1", "2", "1..200"])
 def test_a_read_that_fails_is_done_again_page_by_page_and_what_stays_unreadable_is_repaired_from_the_twin(
     state: Path, nth: str
 ) -> None:
@@ -187,7 +186,7 @@ def test_a_ledger_whose_making_was_cut_is_there_or_is_made_again(state: Path, mo
             cuts.append([after_power_cut(disk, chance, mode) for disk in disks])
 
     disks = [Cutting(disk.content) for disk in disks]
-    first = _snapshot(0, FIRST_HEAD, bytes([7]) * size, bytes(range(32)), AREA_BYTES)
+    first = _first_record(0, FIRST_HEAD, bytes([7]) * size, bytes(range(32)))
     for disk in disks:
         _write_snapshot(disk, first)
     assert len(cuts) == 4
@@ -242,8 +241,6 @@ def test_a_refused_place_is_untouched_and_no_file_is_left_open(state: Path) -> N
         create(state, b"first")
     assert contents(state) == {FILES[1]: b"a letter"}
     assert len(os.listdir("/proc/self/fd")) == opened
-    with pytest.raises(SnapshotTooLargeError):
-        create(state, bytes(AREA_BYTES // 2))
 
 
 # -- the writer --------------------------------------------------------------------------------------------------------

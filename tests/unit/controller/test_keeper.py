@@ -9,18 +9,27 @@ import pytest
 
 from smartserver_licensed.controller.anchoring import Anchoring
 from smartserver_licensed.controller.keeper import MARK_INTERVAL_S, Keeper
-from smartserver_licensed.domain.anchoring import Reading
+from smartserver_licensed.domain.anchoring import Reading as AnchorReading
 from smartserver_licensed.domain.counting import UnitId
 from smartserver_licensed.domain.errors import (
     AnchorError,
     LedgerBusyError,
     LedgerCorruptError,
     SnapshotTooLargeError,
+    StaleGrantError,
     WriteFailedError,
 )
-from smartserver_licensed.domain.ledger_state import GrantInstalled, LedgerState, Seat, SeatGiven, SeatKind
+from smartserver_licensed.domain.ledger_state import (
+    AdoptionChanged,
+    GrantInstalled,
+    LedgerState,
+    Seat,
+    SeatGiven,
+    SeatKind,
+)
 from smartserver_licensed.domain.overcapacity import begun
 from smartserver_licensed.domain.status import Storage
+from smartserver_licensed.domain.trusted_time import Reading
 from smartserver_licensed.formats.ledger import decode_snapshot, encode_snapshot
 from support.documents import GRANT, sealed
 from support.ports import MemoryLedger, SetClocks
@@ -183,6 +192,13 @@ async def test_what_verifies_of_a_corrupt_ledger_is_shown_and_nothing_is_built_o
     assert keeper.shown is None, "of another SmartServer nothing is read"
 
 
+class Unsynchronised(SetClocks):
+    """Only the time since boot is to be believed."""
+
+    def reading(self) -> Reading:
+        return Reading(0, self.now_s, is_synchronised=False)
+
+
 class Counter:
     """Implements `controller.ports.Anchor` in memory; `is_away`: it cannot be asked."""
 
@@ -192,9 +208,9 @@ class Counter:
         self.shown: int | None = None
         self.is_in_use = self.is_away = False
 
-    async def read(self) -> Reading:
+    async def read(self) -> AnchorReading:
         self._ask()
-        return Reading(self.shown, self.is_in_use)
+        return AnchorReading(self.shown, self.is_in_use)
 
     async def count(self) -> int:
         self._ask()
@@ -292,11 +308,11 @@ async def test_an_anchor_that_does_not_answer_is_lost_until_it_does_and_a_cleare
     counter.is_away = False
     assert await keeper.open()
     assert condition(keeper) is Storage.OK
-    for replaced in (Counter(), None):
+    for seq, replaced in enumerate((Counter(), None), start=1):
         keeper = anchored(ledger, replaced)
         assert not await keeper.open()
         assert keeper.storage is Storage.ANCHOR_LOST
-        assert await keeper.commit_license(a_grant(1))
+        assert await keeper.commit_license(a_grant(seq))
         assert condition(keeper) is Storage.OK
         assert await anchored(ledger, replaced).open()
 
@@ -305,16 +321,89 @@ async def test_a_license_for_which_the_state_has_no_room_is_refused_and_changes_
     ledger = a_ledger()
     keeper = a_keeper(ledger)
     await keeper.open()
-    seats = [SeatGiven(UnitId(f"modbus/{'x' * 300}{number}"), SEAT.seat) for number in range(2_950)]
-    await keeper.commit(seats)
-    assert keeper.has_room()
+    assert keeper.room_for_seats() > 5_000
+    await keeper.commit([SeatGiven(UnitId(f"modbus/{'x' * 240}{number}"), SEAT.seat) for number in range(11_500)])
     before = (ledger.snapshot, ledger.events)
     big = GrantInstalled(GRANT, sealed(GRANT).ljust(60_000), FLOOR_S)
     with pytest.raises(SnapshotTooLargeError):
         await keeper.commit_license(big)
     assert (ledger.snapshot, ledger.events) == before
-    await keeper.commit([SeatGiven(UnitId(f"lon/{'x' * 300}{number}"), SEAT.seat) for number in range(500)])
-    assert not keeper.has_room()
+    assert keeper.room_for_seats() < 400
+
+
+async def test_a_commit_that_the_ledger_has_no_room_for_is_tried_again_after_a_minute_and_nothing_is_dropped() -> None:
+    ledger, clocks = a_ledger(), SetClocks()
+    keeper = a_keeper(ledger, clocks)
+    await keeper.open()
+    ledger.fails = SnapshotTooLargeError("injected")
+    assert not await keeper.commit([SEAT])
+    assert (keeper.state, keeper.retry_at) == (None, clocks.now_s + 60)
+    opened = ledger.opened
+    assert await keeper.open()
+    assert ledger.opened == opened, "it was never closed"
+    assert await keeper.commit([SEAT])
+
+
+async def test_of_two_grants_at_once_the_older_one_is_refused() -> None:
+    keeper = a_keeper(a_ledger())
+    await keeper.open()
+    assert await keeper.commit_license(a_grant(9))
+    with pytest.raises(StaleGrantError):
+        await keeper.commit_license(a_grant(8))
+
+
+async def test_a_license_that_is_durable_is_installed_whatever_fails_afterwards() -> None:
+    class FailsToRewrite(MemoryLedger):
+        async def rewrite(self, snapshot: bytes) -> None:
+            raise WriteFailedError("injected")
+
+    plain = a_ledger()
+    ledger = FailsToRewrite(plain.snapshot)
+    keeper = a_keeper(ledger)
+    await keeper.open()
+    assert await keeper.commit_license(a_grant(1))
+    assert keeper.state is None
+    plain = MemoryLedger(ledger.snapshot, ledger.events)
+    again = a_keeper(plain)
+    assert await again.open()
+    assert plain.is_changed, "the rewrite that was cut off is done now: no earlier copy is left"
+    assert again.state is not None
+    assert again.state.installed is not None
+
+
+async def test_after_an_old_copy_what_runs_is_adopted() -> None:
+    ledger, counter = a_ledger(), Counter()
+    keeper = anchored(ledger, counter)
+    await keeper.open()
+    await keeper.commit([AdoptionChanged(is_adopting=False)])
+    copy = (ledger.snapshot, ledger.events)
+    await keeper.commit_license(a_grant(1))
+    assert keeper.state is not None
+    assert not keeper.state.is_adopting
+    ledger.snapshot, ledger.events = copy
+    old = anchored(ledger, counter)
+    await old.open()
+    await old.commit_license(a_grant(2))
+    assert old.state is not None
+    assert old.state.is_adopting
+
+
+async def test_time_runs_on_over_a_storage_fault_and_grace_stands_still() -> None:
+    ledger, clocks = a_ledger(), Unsynchronised()
+    keeper = a_keeper(ledger, clocks)
+    await keeper.open()
+    await keeper.commit([SEAT], begun(keeper.grace(), days=7))
+    keeper.has_excess = True
+    clocks.now_s += 30 * 86_400
+    before = keeper.now()
+    keeper.grace()
+    used_s = keeper.grace().used_s
+    ledger.fails = WriteFailedError("injected")
+    await keeper.commit([SEAT])
+    clocks.now_s += 1_000
+    assert keeper.grace().used_s == used_s
+    assert await keeper.open()
+    assert keeper.now() >= before + 1_000
 
 
 async def test_the_wear_is_counted_over_restarts() -> None:

@@ -15,7 +15,7 @@ from smartserver_licensed.domain.counting import UnitId
 from smartserver_licensed.domain.devices import DeviceId
 from smartserver_licensed.domain.errors import LedgerCorruptError
 from smartserver_licensed.domain.ledger_state import (
-    AdoptionClosed,
+    AdoptionChanged,
     Cause,
     Event,
     EvictionForgotten,
@@ -39,7 +39,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(SeatLost, UNITS, st.sampled_from(Cause)),
     st.builds(EvictionForgotten, UNITS),
     st.builds(InternalChanged, st.builds(DeviceId, st.text(max_size=5), st.text(max_size=5)), st.booleans()),
-    st.just(AdoptionClosed()),
+    st.just(AdoptionChanged(is_adopting=False)),
 )
 GRACE = st.builds(Grace, st.integers(0, 2**31), st.integers(0, 2**31), st.integers(0, 2**31))
 
@@ -80,7 +80,7 @@ def test_a_snapshot_of_4000_seats_is_far_below_a_mebibyte() -> None:
 
 def test_an_event_of_a_newer_minor_version_is_ignored() -> None:
     body = b'{"e":[["frobnicated",1,2],["adopted"]],"t":5,"g":[0,0,0],"w":0}'
-    assert decode_events(body) == [AdoptionClosed(), TimeMarked(5, Grace())]
+    assert decode_events(body) == [AdoptionChanged(is_adopting=False), TimeMarked(5, Grace())]
 
 
 @pytest.mark.parametrize(

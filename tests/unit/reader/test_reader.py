@@ -33,7 +33,7 @@ from smartserver_licensed.domain.counting import UnitId
 from smartserver_licensed.domain.devices import DeviceId
 from smartserver_licensed.domain.errors import LedgerCorruptError, LedgerMissingError, LedgerNewerError
 from smartserver_licensed.domain.ledger_state import (
-    AdoptionClosed,
+    AdoptionChanged,
     Anchored,
     Cause,
     Event,
@@ -75,7 +75,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(SeatLost, TEXTS.map(UnitId), st.sampled_from(Cause)),
     st.builds(EvictionForgotten, TEXTS.map(UnitId)),
     st.builds(InternalChanged, st.builds(DeviceId, TEXTS, TEXTS), st.booleans()),
-    st.just(AdoptionClosed()),
+    st.just(AdoptionChanged(is_adopting=False)),
     st.builds(RepairNoted, TEXTS),
     st.builds(Anchored, st.none() | st.integers(0, 2**62)),
     st.builds(install, st.just(grant_of(CAPACITY)), st.integers(0, 2**40)),
@@ -188,7 +188,7 @@ def some_event(chance: random.Random, state: LedgerState) -> Event:
         SeatGiven(unit, Seat(kind, is_so, state.next_number)),
         EvictionForgotten(unit),
         InternalChanged(device, is_so),
-        AdoptionClosed(),
+        AdoptionChanged(is_adopting=False),
         RepairNoted(chance.choice(["", "log b had no whole snapshot", "many slots " * 1_000])),
         Anchored(chance.choice([None, 7])),
         chance.choice(GRANTS),
@@ -342,13 +342,13 @@ def test_both_make_the_same_state_of_any_events(commits: list[list[Event]], chan
     assert_same_state(held.state, as_told(life.state))
 
 
-def test_both_forget_the_oldest_of_more_than_4000_evicted_units() -> None:
+def test_both_forget_the_oldest_of_more_than_1000_evicted_units() -> None:
     life = Life(new_disks(new_state(), slots=400))
-    life.commit([SeatLost(UnitId(f"lon/{number}"), Cause.EVICTED) for number in range(4_000)])
+    life.commit([SeatLost(UnitId(f"lon/{number}"), Cause.EVICTED) for number in range(1_000)])
     life.commit([SeatLost(UnitId(unit), Cause.EVICTED) for unit in ("lon/5", "new/0", "new/1")])
     state = agreed(*life.contents()).state
     assert state is not None
-    assert (len(state["evicted"]), state["evicted"][0], state["evicted"][-1]) == (4_000, "lon/2", "new/1")
+    assert (len(state["evicted"]), state["evicted"][0], state["evicted"][-1]) == (1_000, "lon/2", "new/1")
 
 
 def whole_life() -> tuple[Life, Logs]:

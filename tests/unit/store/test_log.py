@@ -613,19 +613,19 @@ def test_an_event_that_no_log_has_room_for_is_refused_before_anything_is_written
     state = State(Ledger(disks))
     state.add("e0")
     before = [bytes(disk.content) for disk in disks]
-    with pytest.raises(SnapshotTooLargeError, match="beside the state"):
+    with pytest.raises(SnapshotTooLargeError, match="the limit for both"):
         state.ledger.append(bytes(AREA_BYTES), state.snapshot)
     assert [bytes(disk.content) for disk in disks] == before
     state.add("e1")
     assert recover([disk.content for disk in disks]).events == ["e0", "e1"]
 
 
-def test_a_state_that_fills_half_a_log_is_refused_before_anything_is_written() -> None:
+def test_a_state_that_leaves_no_room_for_an_event_is_refused_before_anything_is_written() -> None:
     disks = new_disks()
     state = State(Ledger(disks))
     before = [bytes(disk.content) for disk in disks]
     with pytest.raises(SnapshotTooLargeError):
-        state.ledger.rewrite(bytes(AREA_BYTES // 2))
+        state.ledger.rewrite(bytes(AREA_BYTES - SLOT_BYTES))
     assert [bytes(disk.content) for disk in disks] == before
     state.add("still alive")
 
@@ -670,3 +670,79 @@ def test_a_snapshot_that_rots_after_a_commit_is_damage_also_where_its_header_is_
     state.add("e0")
     disks[0].content[OVERHEAD_BYTES] ^= 1
     assert Ledger(disks).recovered.repairs == ("log a had no whole snapshot",)
+
+
+@pytest.mark.parametrize("both", [(10,), (9, 10, 11)])
+def test_where_no_log_shows_that_nothing_follows_it_is_an_error_and_nothing_is_overwritten(
+    both: tuple[int, ...],
+) -> None:
+    """The device may be well again at the next try: then everything is there."""
+    disks = new_disks()
+    state = State(Ledger(disks))
+    for number in range(10):
+        state.add(f"e{number}")
+    before = [bytearray(disk.content) for disk in disks]
+    for disk in disks:
+        unreadable(disk, *(slot * SLOT_BYTES for slot in both))
+    written = [len(disk.written) for disk in disks]
+    with pytest.raises(StorageError, match="no log shows whether a record follows"):
+        Ledger(disks)
+    assert [len(disk.written) for disk in disks] == written
+    assert recover(before).events == state.events
+    disks = [Disk(before[0]), Disk(bytearray(before[1]))]
+    unreadable(disks[1], *(slot * SLOT_BYTES for slot in both))
+    assert State(Ledger(disks)).events == state.events, "the twin shows it"
+
+
+def test_stale_records_behind_the_end_do_not_hide_that_the_next_page_cannot_be_read() -> None:
+    disks = new_disks()
+    state = State(Ledger(disks))
+    for number in range(10):
+        state.add(f"e{number}")
+    state.ledger.rewrite(state.snapshot())
+    state.add("after")
+    for disk in disks:
+        unreadable(disk, 2 * SLOT_BYTES)
+    with pytest.raises(StorageError, match="no log shows"):
+        Ledger(disks)
+
+
+def test_the_number_of_a_torn_record_is_not_used_again() -> None:
+    """Else a second torn write at the same place could make it whole, beside another of its number in the twin."""
+    disks = new_disks()
+    state = State(Ledger(disks))
+    state.add("e0")
+    torn = frame(Kind.EVENT, state.ledger.seq + 1, state.ledger.head, b"torn".ljust(2_000, b"."), secret=SECRET)
+    disks[0].content[2 * SLOT_BYTES : 2 * SLOT_BYTES + 512] = torn[:512]
+    state = State(Ledger(disks))
+    state.add("e1")
+    disks[0].content[2 * SLOT_BYTES : 3 * SLOT_BYTES] = torn
+    assert recover([disk.content for disk in disks]).events == ["e0", "e1"]
+
+
+@pytest.mark.parametrize(("place", "slot"), [(0, 0), (0, 2), (1, 0), (1, 2)])
+def test_a_cut_in_the_middle_of_a_repair_is_still_damage(place: int, slot: int) -> None:
+    chance = random.Random(7)
+    disks = new_disks()
+    state = State(Ledger(disks))
+    state.add("e" * 6_000)
+    for number in range(3):
+        state.add(f"e{number}")
+    damaged, twin = disks[place], disks[1 - place]
+    damaged.content[slot * SLOT_BYTES + OVERHEAD_BYTES] ^= 1
+    damaged.durable[:] = damaged.content
+    written = len(twin.written)
+    seen: list[bool] = []
+
+    def cut_after(work: Callable[..., None], *arguments: object) -> None:
+        work(*arguments)
+        for mode in ("none", "part") if len(twin.written) == written else ():
+            recovered = Ledger([Disk(after_power_cut(disk, chance, mode)) for disk in disks]).recovered
+            is_repaired = recovered.snapshot == state.snapshot()
+            seen.append(is_repaired or bool(recovered.repairs))
+
+    for name in ("write", "sync"):
+        setattr(damaged, name, functools.partial(cut_after, getattr(damaged, name)))
+    State(Ledger(disks))
+    assert len(seen) >= 8
+    assert all(seen)
