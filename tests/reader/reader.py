@@ -21,7 +21,7 @@ import json
 import os
 import struct
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,7 +100,19 @@ def read_logs(a: bytes, b: bytes) -> Held:
     if any(event.format > FORMAT for event in events):
         return Held("newer")
     continuing = [_continuing(snapshot, log) for snapshot, log in zip(snapshots, behind, strict=True) if snapshot]
-    return _follow(max(whole, key=lambda snapshot: snapshot.seq), events, continuing)
+    held = _follow(max(whole, key=lambda snapshot: snapshot.seq), events, continuing)
+    return replace(held, verdict="corrupt") if _begun_in_both(a, b) > held.seq + 1 else held
+
+
+def _begun_in_both(a: bytes, b: bytes) -> int:
+    """The highest seq of an EVENT whose header stands at the same slot of both logs, whole or not."""
+    headers = (
+        _HEADER.unpack_from(a, at)
+        for at in range(0, len(a), SLOT_BYTES)
+        if a.startswith(MAGIC, at) and a[at + 5 : at + _TAGGED_BYTES] == b[at + 5 : at + _TAGGED_BYTES]
+        if b.startswith(MAGIC, at)
+    )
+    return max((seq for _, _, kind, seq, *_ in headers if kind == EVENT), default=0)
 
 
 def _why_nothing(a: bytes, b: bytes) -> str:

@@ -159,6 +159,8 @@ class Ledger:
             why = f"record {last} is whole, but record {self.seq + 1} is not"
         elif any(heads.get(log.reach, log.head) != log.head for log in logs):
             why = "its two logs hold two different histories"
+        elif (begun := _last_begun(logs)) > self.seq + 1:
+            why = f"record {begun} was begun in both logs, but record {self.seq + 1} is not whole"
         if why:
             raise LedgerCorruptError(
                 f"cannot read the ledger: {why}", snapshot=start.body[SECRET_BYTES:], events=tuple(events)
@@ -289,6 +291,13 @@ def _write_snapshot(area: Area, record: bytes, *, is_repair: bool = False) -> No
     for offset, part in reversed(parts) if is_repair else parts:
         area.write(offset, part)
         area.sync()
+
+
+def _last_begun(logs: Sequence[_Log]) -> int:
+    """The highest EVENT whose header both logs show alike, whole or not: a cut leaves one behind the head at most."""
+    slots = range(0, min(len(log.content) for log in logs), SLOT_BYTES)
+    both = ((claimed(logs[0].content, slot), claimed(logs[1].content, slot)) for slot in slots)
+    return max((a.seq for a, b in both if a and a == b and a.kind == Kind.EVENT), default=0)
 
 
 def _no_snapshot(logs: Sequence[_Log]) -> StorageError:

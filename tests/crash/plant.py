@@ -1,0 +1,251 @@
+"""A plant with one SmartServer, in one process: the daemon's core on its ledger files, a broker in memory, devices.
+
+Rules:
+- `Controller`, `Keeper`, `LedgerWriter`, `Service` and the grants are real; the broker keeps what is retained over the
+  daemon's restarts, as a real one does, and its devices obey `lic`;
+- nothing waits for a clock: a step is over when the controller has found nothing more to do.
+
+What this module does not do: it judges nothing, and knows no damage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from smartserver_licensed.controller.anchoring import Anchoring
+from smartserver_licensed.controller.keeper import Keeper
+from smartserver_licensed.controller.loop import Controller
+from smartserver_licensed.controller.policy import Policy
+from smartserver_licensed.controller.ports import Anchor
+from smartserver_licensed.controller.service import Service
+from smartserver_licensed.controller.storage_report import StorageReport
+from smartserver_licensed.domain.errors import LicensedError
+from smartserver_licensed.domain.ledger_state import LedgerState
+from smartserver_licensed.domain.licenses import License, LicenseType
+from smartserver_licensed.domain.status import Status
+from smartserver_licensed.formats import iap
+from smartserver_licensed.formats.bus import Plain
+from smartserver_licensed.formats.connection import BrokerEvent, Connected, Received
+from smartserver_licensed.formats.ledger import encode_snapshot
+from smartserver_licensed.store.area import FILES
+from smartserver_licensed.store.log import create
+from smartserver_licensed.store.writer import LedgerWriter
+from support.documents import GRANT, NOW, make_root, sealed
+from support.ports import RecordingBroker, SetClocks
+
+INSTALL_CODE = "17qtest"
+_FB, _RQ = f"glp/0/{INSTALL_CODE}/fb/dev/modbus", f"glp/0/{INSTALL_CODE}/rq/dev/modbus"
+_IDLE_S = 0.0005
+_STRIPPED_BYTES = 64 * 1024  # at once
+
+
+@dataclass
+class MemoryBroker(RecordingBroker):
+    """Implements `controller.ports.Broker`; `retained` outlives it."""
+
+    retained: dict[str, bytes] = field(default_factory=dict)
+    events: deque[BrokerEvent] = field(default_factory=lambda: deque([Connected()]))
+    filters: dict[str, re.Pattern[str]] = field(default_factory=dict)
+    idles: int = 0
+
+    async def take(self, limit: int = 1_000, timeout_s: float | None = None) -> list[BrokerEvent]:
+        if not self.events:
+            self.idles += 1
+            await asyncio.sleep(_IDLE_S)
+        return [self.events.popleft() for _ in range(min(limit, len(self.events)))]
+
+    def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
+        for each, _ in filters:
+            pattern = re.compile(re.escape(each).replace(r"\+", "[^/]+").replace(r"\#", ".*"))
+            self.filters[each] = pattern
+            held = [(topic, payload) for topic, payload in self.retained.items() if pattern.fullmatch(topic)]
+            self.events += [Received(topic, payload, is_retained=True) for topic, payload in held]
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        for each in filters:
+            self.filters.pop(each, None)
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
+        if retain and payload:
+            self.retained[topic] = payload
+        elif retain:
+            self.retained.pop(topic, None)
+        if any(pattern.fullmatch(topic) for pattern in self.filters.values()):
+            self.events.append(Received(topic, payload, is_retained=False))
+        return True
+
+
+class Nobody:
+    """Implements `controller.ports.Announcer` and `Notifier`; hears all, keeps nothing."""
+
+    def publish(self, status: Status) -> None: ...
+
+    def rejected(self, device: str, reason: str, details: Mapping[str, Plain]) -> None: ...
+
+    def license_changed(self, summary: Mapping[str, Plain]) -> None: ...
+
+    def tampered(self, topic: str, details: Mapping[str, Plain]) -> None: ...
+
+    def progressed(self) -> None: ...
+
+    def status(self, text: str) -> None: ...
+
+
+class Plant:
+    """One SmartServer with a new ledger in a directory; `start` and `stop` are the daemon's."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        capacity: int,
+        anchor: Anchor | None = None,
+        open_ledger: Callable[[Path], LedgerWriter] = LedgerWriter,
+    ) -> None:
+        self.directory = directory
+        self.capacity = capacity
+        self.anchor = anchor
+        self._open_ledger = open_ledger
+        self.grants = 0  # that the issuer has given
+        self.running: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._retained = {iap.SID_TOPIC: json.dumps(INSTALL_CODE).encode()}
+        self._clocks = SetClocks()
+        directory.mkdir()
+        create(directory, encode_snapshot(LedgerState(install_code=INSTALL_CODE, mark_s=NOW)))
+
+    # -- the daemon ------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start, and wait until the first snapshot is dealt with."""
+        self._clocks.now_s += 60
+        self._broker = MemoryBroker(retained=self._retained)
+        self.ledger = self._open_ledger(self.directory)
+        anchoring = Anchoring(self.anchor)
+        self.keeper = Keeper(
+            self.ledger,
+            self._clocks,
+            install_code=INSTALL_CODE,
+            verify_grant=lambda _: None,
+            floor_s=NOW,
+            anchoring=anchoring,
+        )
+        self.controller = Controller(
+            broker=self._broker,
+            keeper=self.keeper,
+            clocks=self._clocks,
+            announcer=Nobody(),
+            notifier=Nobody(),
+            policy=Policy(),
+            install_code=INSTALL_CODE,
+            version="0",
+        )
+        report = StorageReport(self.keeper, self.ledger, anchoring, self._clocks, path=str(self.directory))
+        self._service = Service(
+            self.controller,
+            self.keeper,
+            self._clocks,
+            Nobody(),
+            root=make_root(),
+            install_code=INSTALL_CODE,
+            storage=report,
+        )
+        await self.controller.open()
+        self._tasks.append(asyncio.create_task(self.controller.run()))
+        await self.settle()
+
+    async def stop(self) -> None:
+        """Stop, or die: what is not on the disk is gone."""
+        for task in self._tasks:
+            task.cancel()
+            await asyncio.wait([task])
+        self._tasks.clear()
+        await self.ledger.close()
+
+    async def settle(self) -> None:
+        """Until the controller has nothing more to do."""
+        until = self._broker.idles + 2
+        while self._broker.idles < until:
+            await asyncio.sleep(_IDLE_S)
+            for task in self._tasks:
+                if task.done():
+                    task.result()  # it ends by an exception only
+
+    async def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self._clocks.now_s += seconds
+        await self.settle()
+
+    async def license(self) -> str:
+        """Install the issuer's next grant; what it is refused with, or nothing."""
+        self.grants += 1
+        licenses = (License("cap-1", LicenseType.CAPACITY, self.capacity),)
+        grant = replace(
+            GRANT, seq=self.grants, install_code=INSTALL_CODE, issued_at=NOW + self.grants, licenses=licenses
+        )
+        try:
+            await self._service.install_document(sealed(grant))
+        except LicensedError as error:
+            return f"{error} [{error.code}]"
+        await self.settle()
+        return ""
+
+    def installed(self) -> int:
+        """The number of the grant in force."""
+        state = self.keeper.shown
+        return state.installed.grant.seq if state and state.installed else 0
+
+    # -- the devices -----------------------------------------------------------------------------------------------
+
+    async def ask(self, name: str) -> bool:
+        """A device is created and asks; if it is licensed it runs from now on."""
+        self._broker.publish(f"{_FB}/{name}/sts", b'{"state":"unlicensed"}', retain=True)
+        self._broker.publish(f"{_RQ}/{name}/do", b'{"action":"provision"}')
+        await self.settle()
+        if not self.may_run(name):
+            return False
+        self._broker.publish(f"{_FB}/{name}/sts", b'{"state":"provisioned"}', retain=True)
+        self.running.add(name)
+        await self.settle()
+        return True
+
+    async def delete(self, name: str) -> None:
+        """A device is deleted."""
+        self.running.discard(name)
+        self._broker.publish(f"{_FB}/{name}/sts", b'{"state":"deleted"}', retain=True)
+        await self.settle()
+        self._broker.publish(f"{_FB}/{name}/sts", b"", retain=True)
+
+    def may_run(self, name: str) -> bool:
+        """What the broker holds for a device."""
+        said = self._retained.get(f"{_FB}/{name}/lic")
+        return said is not None and json.loads(said)["licensed"] is True
+
+    def stopped(self) -> list[str]:
+        """The running devices that heard `false`."""
+        return [
+            name for name in sorted(self.running) if f"{_FB}/{name}/lic" in self._retained and not self.may_run(name)
+        ]
+
+    def seats_beyond(self) -> int:
+        """Seats given beyond the capacity."""
+        return max(0, -self.controller.totals().free)
+
+    # -- its files -------------------------------------------------------------------------------------------------
+
+    def image(self) -> tuple[bytes, ...]:
+        """Both logs as they are now, without the zeros at their ends."""
+        return tuple(_without_zeros((self.directory / name).read_bytes()) for name in FILES)
+
+
+def _without_zeros(content: bytes) -> bytes:
+    end, zeros = len(content), bytes(_STRIPPED_BYTES)
+    while content[end - len(zeros) : end] == zeros:
+        end -= len(zeros)
+    return content[:end]
