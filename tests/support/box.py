@@ -8,6 +8,7 @@ What this module does not do: it knows nothing of the daemon's inside.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -155,7 +156,8 @@ class Box:
 
     def _end(self, number: signal.Signals) -> int:
         assert self._daemon is not None
-        os.killpg(self._daemon.pid, number)  # its own group: whatever it runs under goes with it
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(self._daemon.pid, number)  # its own group: whatever it runs under goes with it
         status = self._daemon.wait(10)
         self._daemon = None
         return status

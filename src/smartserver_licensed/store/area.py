@@ -94,7 +94,7 @@ class FileArea:
                     raise StorageError(f"cannot read the ledger {self._path}: too much of it is lost")
                 at += count
         finally:
-            os.close(fd)
+            _close(fd)
         return content
 
     def _read_some(self, fd: int, into: memoryview, at: int) -> int | None:
@@ -132,7 +132,7 @@ class FileArea:
 
     def close(self) -> None:
         """Give it back."""
-        os.close(self._fd)
+        _close(self._fd)
 
 
 class Place:
@@ -143,12 +143,11 @@ class Place:
         self._areas: list[FileArea] = []
         self._fd = _open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO would let us wait
         try:
-            if stat.S_IFMT(os.fstat(self._fd).st_mode) not in {stat.S_IFDIR, stat.S_IFREG, stat.S_IFBLK}:
-                raise LedgerMissingError(f"cannot use {path} for a ledger: no block device, file or directory")
-            with _as_ours(f"lock {path}"):
+            with _as_ours(f"use the ledger {path}"):
+                self._kind = stat.S_IFMT(os.fstat(self._fd).st_mode)
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except StorageError as error:
-            os.close(self._fd)
+            _close(self._fd)
             if isinstance(error.__cause__, BlockingIOError):
                 raise LedgerBusyError(f"cannot use the ledger {path}: another process holds it") from error
             raise
@@ -156,20 +155,26 @@ class Place:
     def areas(self) -> tuple[FileArea, FileArea]:
         """The two areas, opened."""
         self._close_areas()
-        if self.path.is_dir():
-            places = [(self.path / name, 0) for name in FILES]
-        else:
+        places = [(self.path / name, 0) for name in FILES]
+        if self._kind != stat.S_IFDIR:
             places = [(self.path, 0), (self.path, AREA_BYTES)]
-            if os.lseek(self._fd, 0, os.SEEK_END) < 2 * AREA_BYTES:
-                raise LedgerMissingError(f"cannot use {self.path} for a ledger: less than {2 * AREA_BYTES} bytes")
+            if self._size_bytes() < 2 * AREA_BYTES:
+                why = f"less than {2 * AREA_BYTES} bytes, or no device, file or directory"
+                raise LedgerMissingError(f"cannot use {self.path} for a ledger: {why}")
         for path, offset in places:
             self._areas.append(FileArea(path, offset=offset))
         a, b = self._areas
         return a, b
 
+    def _size_bytes(self) -> int:
+        if self._kind not in {stat.S_IFREG, stat.S_IFBLK}:
+            return 0
+        with _as_ours(f"use the ledger {self.path}"):
+            return os.lseek(self._fd, 0, os.SEEK_END)
+
     def make_room(self) -> None:
         """Prepare a path for a new ledger. Raises LedgerOccupiedError where it holds anything; nothing is touched."""
-        is_directory = self.path.is_dir()
+        is_directory = self._kind == stat.S_IFDIR
         with _as_ours(f"make a ledger at {self.path}", WriteFailedError):
             for each in sorted(self.path.iterdir()) if is_directory else [self.path]:
                 if (is_directory and each.name not in FILES) or not _is_zeros(each):
@@ -183,7 +188,7 @@ class Place:
     def close(self) -> None:
         """Let others use it."""
         self._close_areas()
-        os.close(self._fd)
+        _close(self._fd)
 
     def _close_areas(self) -> None:
         while self._areas:
@@ -207,6 +212,11 @@ def _make_file(path: Path) -> None:
         area.sync()
     finally:
         area.close()
+
+
+def _close(fd: int) -> None:
+    with contextlib.suppress(OSError):  # Linux has closed it, whatever it says; what matters was synced
+        os.close(fd)
 
 
 def _open(path: Path, flags: int) -> int:
