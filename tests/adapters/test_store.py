@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from smartserver_licensed.domain.errors import (
 from smartserver_licensed.store.area import AREA_BYTES, Place
 from smartserver_licensed.store.log import Ledger, create
 from smartserver_licensed.store.writer import LedgerWriter
+from support.loop import loop, set_read_only
 
 IMAGE_BYTES = 16 << 20
 
@@ -44,13 +44,6 @@ def state(tmp_path: Path) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def loop(image: Path, *options: str) -> Iterator[Path]:
-    made = subprocess.run(["losetup", *options, "-f", "--show", str(image)], check=True, capture_output=True, text=True)
-    yield Path(made.stdout.strip())
-    subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)
-
-
 @pytest.fixture
 def loop_device(image: Path) -> Iterator[Path]:
     with loop(image) as device:
@@ -60,7 +53,8 @@ def loop_device(image: Path) -> Iterator[Path]:
 @pytest.fixture
 def read_only_ledger(image: Path) -> Iterator[Path]:
     create(image, b"first")
-    with loop(image, "-r") as device:
+    with loop(image) as device:
+        set_read_only(device, is_read_only=True)
         yield device
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from support.box import BIN, INSTALL_CODE, Box, wait_until
 from support.broker import Client
+from support.loop import loop
 
 pytestmark = [pytest.mark.needs("mosquitto", "dbus-daemon"), pytest.mark.timeout(300)]
 FB = f"glp/0/{INSTALL_CODE}/fb/dev/modbus"
@@ -124,10 +125,8 @@ def test_on_a_block_device_the_daemon_never_makes_a_ledger_itself() -> None:
         image = box.directory / "disk.img"
         with image.open("wb") as file:
             file.truncate(16 << 20)
-        made = subprocess.run(["losetup", "-f", "--show", str(image)], check=True, capture_output=True, text=True)
-        device = made.stdout.strip()
-        try:
-            box.config.write_text(box.config.read_text().replace(str(box.state), device))
+        with loop(image) as device:
+            box.config.write_text(box.config.read_text().replace(str(box.state), str(device)))
             box.start()
             assert box.status()["storage"] == "missing"
             assert not any(image.read_bytes())
@@ -138,8 +137,6 @@ def test_on_a_block_device_the_daemon_never_makes_a_ledger_itself() -> None:
             box.start()
             assert box.status()["capacity"] == 4
             box.stop()
-        finally:
-            subprocess.run(["losetup", "-d", device], check=True)
 
 
 def test_a_trial_ends_by_its_own_date_and_a_second_one_is_refused() -> None:

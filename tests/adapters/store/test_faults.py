@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ from smartserver_licensed.store.log import Ledger, Recovered, _first_record, _wr
 from smartserver_licensed.store.record import FIRST_HEAD
 from smartserver_licensed.store.writer import LedgerWriter
 from support.disk import Disk, after_power_cut
+from support.loop import loop
 
 SLOT_BYTES = 4096
 
@@ -144,15 +144,6 @@ def test_a_read_that_fails_is_done_again_page_by_page_and_what_stays_unreadable_
     lines = run_with_fault(state, f"preadv,preadv2:error=EIO:when={nth}")  # which of them, the C library decides
     assert lines == ["done 1", "done 2", "done 3"]
     assert b"".join(recovered(state).events) == b"123"
-
-
-@contextlib.contextmanager
-def loop(image: Path) -> Iterator[Path]:
-    made = subprocess.run(["losetup", "-f", "--show", str(image)], check=True, capture_output=True, text=True)
-    try:
-        yield Path(made.stdout.strip())
-    finally:
-        subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)
 
 
 @pytest.mark.needs("losetup", "root", "/dev/loop-control")
