@@ -60,12 +60,11 @@ def _copy(state: LedgerState) -> LedgerState:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class State:
-    """One state of the chain. `written_at`: the number of the event by which its record was whole; -1: at first."""
+    """One state of the chain, and the one before it; None: what the image held."""
 
     seq: int
     head: bytes
     before: State | None
-    written_at: int
     value: LedgerState = field(repr=False)
 
     @property
@@ -170,7 +169,7 @@ class History:
         self.required: list[tuple[Requirement, ...]] = []  # by the number of the event
         self.marks = 0
         self._snapshots: set[tuple[int, int]] = set()
-        self._newest = State(ledger.seq, ledger.head, None, -1, replayed(ledger.recovered))
+        self._newest = State(ledger.seq, ledger.head, None, replayed(ledger.recovered))
         self.states = {ledger.head: self._newest}
         records = _Records(image)
         required: tuple[Requirement, ...] = ()
@@ -203,7 +202,7 @@ class History:
             value = _copy(before.value)
             for event in decoded(record.body):
                 self._apply(number, value, event)
-            known = self.states[record.head] = State(record.seq, record.head, before, number, value)
+            known = self.states[record.head] = State(record.seq, record.head, before, value)
         self._newest = known
 
     def _apply(self, number: int, value: LedgerState, event: LedgerEvent) -> None:

@@ -275,7 +275,7 @@ def run(scale: Scale, directory: Path) -> list[Row]:
     return [
         _named(sweep(device, scale.pick(2_000, 25_000), seed=1), "F1", "power cut, block device"),
         _named(sweep(in_ext4, scale.pick(150, 2_000), seed=2), "F1", "power cut, two files in an ext4"),
-        _named(sweep_recoveries(device, scale.pick(25, 300), seed=3), "F2", "power cut, and again in the recovery"),
+        _named(sweep_recoveries(device, scale.pick(40, 1_000), seed=3), "F2", "power cut, and again in the recovery"),
         _named(
             sweep_recoveries(small, scale.pick(25, len(every_cut(small.events, 0))), seed=0),
             "F2",
