@@ -22,8 +22,9 @@ from benchmarks.table import Aim, Figures, Row
 from smartserver_licensed.domain.ledger_state import LedgerState
 from smartserver_licensed.formats.ledger import decode_events, decode_snapshot, encode_snapshot
 from smartserver_licensed.store.area import AREA_BYTES, Place
-from smartserver_licensed.store.log import Ledger, Recovered
+from smartserver_licensed.store.log import Ledger
 from smartserver_licensed.store.record import SECRET_BYTES, SLOT_BYTES, size_on_disk
+from smartserver_licensed.store.recovery import Recovered
 
 _T = TypeVar("_T")
 _MS = 1e3

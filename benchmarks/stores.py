@@ -21,10 +21,10 @@ from smartserver_licensed.domain.counting import UnitId
 from smartserver_licensed.domain.ledger_state import LedgerState, Seat, SeatGiven, SeatKind, TimeMarked
 from smartserver_licensed.domain.overcapacity import Grace
 from smartserver_licensed.formats.ledger import encode_events, encode_snapshot
+from smartserver_licensed.ledger_writer import LedgerWriter
 from smartserver_licensed.store.area import AREA_BYTES, Place
 from smartserver_licensed.store.log import Ledger, create
 from smartserver_licensed.store.record import SLOT_BYTES
-from smartserver_licensed.store.writer import LedgerWriter
 
 DEVICES = 4_000
 _MARK = TimeMarked(1_795_544_600, Grace())

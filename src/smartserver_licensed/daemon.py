@@ -41,8 +41,8 @@ from .domain import messages
 from .domain.errors import ConfigError, DocumentError, LedgerCorruptError, LicensedError, StorageError
 from .domain.ledger_state import GrantInstalled, LedgerState
 from .formats.ledger import encode_snapshot
+from .ledger_writer import LedgerWriter
 from .store.log import create
-from .store.writer import LedgerWriter
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 _STOP_LIMIT_S = 0.9

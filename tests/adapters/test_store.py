@@ -17,9 +17,9 @@ from smartserver_licensed.domain.errors import (
     LedgerOccupiedError,
     WriteFailedError,
 )
+from smartserver_licensed.ledger_writer import LedgerWriter
 from smartserver_licensed.store.area import AREA_BYTES, Place
 from smartserver_licensed.store.log import Ledger, create
-from smartserver_licensed.store.writer import LedgerWriter
 from support.loop import loop, set_read_only
 
 IMAGE_BYTES = 16 << 20

@@ -28,8 +28,9 @@ from smartserver_licensed.domain.ledger_state import Event as LedgerEvent
 from smartserver_licensed.domain.ledger_state import LedgerState, SeatGiven
 from smartserver_licensed.domain.status import Totals
 from smartserver_licensed.formats.ledger import decode_events, decode_snapshot
-from smartserver_licensed.store.log import Ledger, Recovered
+from smartserver_licensed.store.log import Ledger
 from smartserver_licensed.store.record import MAGIC, SECRET_BYTES, SLOT_BYTES, Kind, Record, read
+from smartserver_licensed.store.recovery import Recovered
 
 _USABLE = {"ok", "degraded"}
 decoded = functools.lru_cache(maxsize=None)(decode_events)  # the same records are read in every crash state

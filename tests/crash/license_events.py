@@ -20,8 +20,8 @@ from pathlib import Path
 
 from smartserver_licensed.adapters.tpm import TpmCounter
 from smartserver_licensed.domain.status import Storage
+from smartserver_licensed.ledger_writer import LedgerWriter
 from smartserver_licensed.store.area import FILES
-from smartserver_licensed.store.writer import LedgerWriter
 from support.tpm import Tpm
 
 from .damage import count

@@ -33,9 +33,9 @@ from smartserver_licensed.formats import iap
 from smartserver_licensed.formats.bus import Plain
 from smartserver_licensed.formats.connection import BrokerEvent, Connected, Received
 from smartserver_licensed.formats.ledger import encode_snapshot
+from smartserver_licensed.ledger_writer import LedgerWriter
 from smartserver_licensed.store.area import FILES
 from smartserver_licensed.store.log import create
-from smartserver_licensed.store.writer import LedgerWriter
 from support.documents import GRANT, NOW, make_root, sealed
 from support.ports import RecordingBroker, SetClocks
 

@@ -23,8 +23,8 @@ from smartserver_licensed.controller.keeper import Keeper
 from smartserver_licensed.domain.ledger_state import LedgerState
 from smartserver_licensed.domain.status import Storage
 from smartserver_licensed.formats.ledger import decode_snapshot, encode_snapshot
+from smartserver_licensed.ledger_writer import LedgerWriter
 from smartserver_licensed.store.area import AREA_BYTES, FILES
-from smartserver_licensed.store.writer import LedgerWriter
 from support.documents import NOW
 from support.ports import SetClocks
 

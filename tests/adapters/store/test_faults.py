@@ -21,10 +21,11 @@ from smartserver_licensed.domain.errors import (
     LedgerOccupiedError,
     StorageError,
 )
+from smartserver_licensed.ledger_writer import LedgerWriter
 from smartserver_licensed.store.area import AREA_BYTES, FILES, FileArea, Place
-from smartserver_licensed.store.log import Ledger, Recovered, _first_record, _write_snapshot, create
+from smartserver_licensed.store.log import Ledger, _first_record, _write_snapshot, create
 from smartserver_licensed.store.record import FIRST_HEAD
-from smartserver_licensed.store.writer import LedgerWriter
+from smartserver_licensed.store.recovery import Recovered
 from support.disk import Disk, after_power_cut
 from support.loop import loop
 

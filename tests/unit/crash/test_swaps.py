@@ -9,7 +9,7 @@ import pytest
 
 from crash import swaps
 from smartserver_licensed.domain.errors import LedgerCorruptError
-from smartserver_licensed.store import writer
+from smartserver_licensed import ledger_writer
 from smartserver_licensed.store.area import FileArea
 from smartserver_licensed.store.log import Ledger
 
@@ -32,5 +32,5 @@ class Guessing(Ledger):
 
 
 def test_a_store_that_guesses_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "Ledger", Guessing)
+    monkeypatch.setattr(ledger_writer, "Ledger", Guessing)
     assert not swaps.swap(range(1), tmp_path).is_good

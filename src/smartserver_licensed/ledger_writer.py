@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 
 from smartserver_licensed.domain.errors import LedgerMissingError, StorageError
 
-from .area import Place
-from .log import Ledger, Recovered
+from .store.area import Place
+from .store.log import Ledger
+from .store.recovery import Recovered
 
 _T = TypeVar("_T")
 _Job = tuple[Callable[[], Any], "asyncio.Future[Any]"]
