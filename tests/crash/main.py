@@ -9,6 +9,7 @@ What this module does not do: it tries nothing itself.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -48,8 +49,13 @@ def main() -> int:
         if not set(faults) & set(wanted):
             continue
         sys.stderr.write(f"crash: {', '.join(faults)}: {what} ...\n")
-        with tempfile.TemporaryDirectory(prefix="crash-") as directory:
-            rows += run(Scale(is_short=arguments.short), Path(directory))
+        directory = Path(tempfile.mkdtemp(prefix="crash-"))
+        found = run(Scale(is_short=arguments.short), directory)
+        rows += found
+        if all(row.is_good for row in found):
+            shutil.rmtree(directory)
+        else:
+            sys.stderr.write(f"crash: what a failure names is kept in {directory}\n")
     table = f"{show(rows)}\n{sum(row.states for row in rows):,} states, {time.monotonic() - began_at:.0f} s\n"
     name = "crash-short" if arguments.short else "crash"
     out = Path(arguments.out)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from crash import swaps
-from smartserver_licensed.domain.errors import LedgerCorruptError
 from smartserver_licensed import ledger_writer
+from smartserver_licensed.domain.errors import LedgerCorruptError
 from smartserver_licensed.store.area import FileArea
 from smartserver_licensed.store.log import Ledger
 
