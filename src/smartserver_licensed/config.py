@@ -131,7 +131,7 @@ _RULES: dict[str, dict[str, _Rule]] = {
         "enforcement": _one_of("deprovision", "report"),
         "settle_s": _between(1, 3_600),
         "absence_grace_s": _between(1, 86_400),
-        "max_devices": _between(1, 10_000),
+        "max_devices": _between(1, 5_000),
     },
     "log": {"level": _one_of("debug", "info", "warning", "error")},
 }

@@ -42,6 +42,7 @@ from .domain.errors import ConfigError, DocumentError, LedgerCorruptError, Licen
 from .domain.ledger_state import GrantInstalled, LedgerState
 from .formats.ledger import encode_snapshot
 from .ledger_writer import LedgerWriter
+from .store.area import FILES
 from .store.log import create
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -100,7 +101,7 @@ def _new_state(install_code: str) -> bytes:
 def _fill_empty_directory(path: Path, install_code: str) -> None:
     """For development; on a device or in an image the ledger is `missing`."""
     with contextlib.suppress(OSError, StorageError):  # the keeper says what is wrong
-        if path.is_dir() and not any(path.iterdir()):
+        if path.is_dir() and {each.name for each in path.iterdir()} <= set(FILES):  # a kill may have left some of it
             create(path, _new_state(install_code))
 
 

@@ -51,12 +51,13 @@ class SetClocks:
     """Implements `controller.ports.Clocks`."""
 
     now_s: float = 1_000.0
+    is_synchronised: bool = True
 
     def monotonic(self) -> float:
         return self.now_s
 
     def reading(self) -> Reading:
-        return Reading(1_795_500_000 + int(self.now_s), self.now_s, is_synchronised=True)
+        return Reading(1_795_500_000 + int(self.now_s), self.now_s, is_synchronised=self.is_synchronised)
 
     def wall_ms(self) -> int:
         return int(self.now_s * 1_000)

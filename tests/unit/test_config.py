@@ -81,7 +81,7 @@ def test_an_unknown_section_is_refused_with_the_nearest_known_one(file: Path) ->
         ("bus", 'address = "session"', "bus.address is 'session', expected 'system' or a D-Bus address"),
         ("policy", 'enforcement = "off"', "policy.enforcement is 'off', expected one of 'deprovision', 'report'"),
         ("policy", "settle_s = 15.5", "policy.settle_s is 15.5, expected a whole number from 1 to 3600"),
-        ("policy", "max_devices = 10001", "policy.max_devices is 10001, expected a whole number from 1 to 10000"),
+        ("policy", "max_devices = 5001", "policy.max_devices is 5001, expected a whole number from 1 to 5000"),
         ("log", 'level = "loud"', "log.level is 'loud', expected one of 'debug', 'info', 'warning', 'error'"),
         ("log", "level = []", "log.level is [], expected one of"),
     ],

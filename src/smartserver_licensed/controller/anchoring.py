@@ -32,6 +32,7 @@ class Checked:
     storage: Storage = Storage.OK
     reason: str = ""
     bind_to: int | None = None
+    may_be_old: bool = False  # the ledger may be an old copy: what runs may have been admitted since
 
 
 class Anchoring:
@@ -50,7 +51,8 @@ class Anchoring:
         if self._anchor is None:
             if expected is None:
                 return Checked()
-            return Checked(Storage.ANCHOR_LOST, "the ledger is bound to an anchor, and none is configured")
+            why = "the ledger is bound to an anchor, and none is configured"
+            return Checked(Storage.ANCHOR_LOST, why, may_be_old=True)
         try:
             verdict = judge(expected, await self._anchor.read())
             match verdict:
@@ -63,14 +65,23 @@ class Anchoring:
         except AnchorError as error:
             return Checked(Storage.ANCHOR_LOST, str(error))
         bad = {Verdict.ROLLED_BACK: Storage.ROLLED_BACK, Verdict.LOST: Storage.ANCHOR_LOST}.get(verdict, Storage.OK)
-        return Checked(bad, _REASONS.get(verdict, ""))
+        return Checked(bad, _REASONS.get(verdict, ""), may_be_old=bad is not Storage.OK)
 
-    async def next_count(self) -> int | None:
+    async def missed(self, expected: int | None) -> int:
+        """How many license events were counted that an old copy does not know; 0 where that is not known."""
+        if self._anchor is None or expected is None:
+            return 0
+        shown = (await self._anchor.read()).count
+        return max(0, shown - expected) if shown is not None else 0
+
+    async def next_count(self, expected: int | None) -> int | None:
         """What it will show once the next license event is counted; None without one. Raises AnchorError."""
         if self._anchor is None:
             return None
         shown = (await self._anchor.read()).count
-        return (await self._anchor.count() if shown is None else shown) + 1
+        if shown is None or expected == shown + 1:  # the last one is not counted yet
+            shown = await self._anchor.count()
+        return shown + 1
 
     async def count(self) -> None:
         """A license event is durable: count it, and say that the counter is in use. Raises AnchorError."""

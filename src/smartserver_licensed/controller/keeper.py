@@ -51,6 +51,7 @@ MARK_INTERVAL_S = 3_600.0
 _FIRST_PAUSE_S = 1.0
 _MAX_PAUSE_S = 60.0
 _LONGEST_REPAIR = 1_000
+_LOOK_AFTER_BYTES = 256 << 10
 
 _CONDITIONS: tuple[tuple[type[StorageError], Storage], ...] = (
     (LedgerMissingError, Storage.MISSING),
@@ -93,9 +94,11 @@ class Keeper:
         self._is_unopened = True
         self.storage_reason = "the ledger has not been opened yet"
         self.commits = 0
-        self._size_at_most = 0
+        self._size = self._size_at_most = 0  # of the state, when it was looked at, and since
         self._written_before = 0  # to the device, when the ledger was opened
         self._written_at_start: int | None = None
+        self._may_be_old = False
+        self._well_at: float | None = None
 
     @property
     def state(self) -> LedgerState | None:
@@ -148,10 +151,12 @@ class Keeper:
         Raises LedgerBusyError at the first call: another daemon runs. Later it may be `--init-state`, for a moment.
         """
         try:
-            if self._held is None:
+            is_open = self._held is not None
+            if not is_open:
                 await self._load()
-                await self._make_durable([], self.grace())  # with a commit behind it a rewrite is known to be complete
-            await self._look_at_anchor()
+                is_open = await self._make_durable([], self.grace())  # a commit behind it: a rewrite is complete
+            if is_open:
+                await self._look_at_anchor()
         except StorageError as error:
             if isinstance(error, LedgerBusyError) and self._is_unopened:
                 raise
@@ -179,7 +184,8 @@ class Keeper:
         snapshot = ledger_format.encode_snapshot(state)
         await self._ledger.settle(snapshot, is_changed=is_changed)
         self._held, self._verified = state, None
-        self._size_at_most, self._written_before = len(snapshot), state.written_bytes
+        self._size = self._size_at_most = len(snapshot)
+        self._written_before = state.written_bytes
         if self._written_at_start is None:
             self._written_at_start = state.written_bytes
         boottime_s = self._clocks.reading().boottime_s
@@ -197,6 +203,7 @@ class Keeper:
         if self._held is None:
             return
         checked = await self._anchoring.check(self._held.anchored)
+        self._may_be_old = checked.may_be_old
         if checked.bind_to is not None and await self._make_durable([Anchored(checked.bind_to)], self.grace()):
             await self._anchoring.bound()
         if checked.storage is not Storage.OK:
@@ -208,7 +215,9 @@ class Keeper:
     def _set_well(self) -> None:
         repair = self._held.repair if self._held else ""
         self._set_storage(Storage.DEGRADED if repair else Storage.OK, repair)
-        self._retry_at, self._pause_s = None, _FIRST_PAUSE_S
+        self._retry_at = None
+        if self._well_at is None:
+            self._well_at = self._clocks.monotonic()
 
     async def _fail(self, error: StorageError) -> None:
         """Fail-stop: memory is dropped; the next try recovers as at start."""
@@ -232,6 +241,10 @@ class Keeper:
         return state if state.install_code == self._install_code else None
 
     def _pause(self) -> None:
+        """The next try; pauses grow until all was well for as long as the longest one: each opening writes."""
+        if self._well_at is not None and self._clocks.monotonic() - self._well_at >= _MAX_PAUSE_S:
+            self._pause_s = _FIRST_PAUSE_S
+        self._well_at = None
         self._retry_at = self._clocks.monotonic() + self._pause_s
         self._pause_s = min(self._pause_s * 2, _MAX_PAUSE_S)
 
@@ -256,9 +269,11 @@ class Keeper:
         """
         if self._held is None:
             return False
-        installed = self._held.installed
-        if installed is not None and event.grant.seq <= installed.grant.seq:
-            raise StaleGrantError(f"cannot install: seq {installed.grant.seq} was installed meanwhile")
+        known = self._held.installed.grant.seq if self._held.installed else 0
+        if self.storage is Storage.ROLLED_BACK:
+            known += await self._anchoring.missed(self._held.anchored)  # each had a seq of its own, at least one higher
+        if event.grant.seq <= known:
+            raise StaleGrantError(f"cannot install: seq {event.grant.seq} is no newer than what was installed, {known}")
         size_bytes = len(ledger_format.encode_snapshot(self._held)) + 2 * len(event.envelope)
         if size_bytes > ledger_format.MAX_STATE_BYTES:
             raise SnapshotTooLargeError(
@@ -266,9 +281,9 @@ class Keeper:
                 f"the limit is {ledger_format.MAX_STATE_BYTES}"
             )
         events: list[Event] = [event]
-        if (count := await self._anchoring.next_count()) != self._held.anchored:
+        if (count := await self._anchoring.next_count(self._held.anchored)) != self._held.anchored:
             events.append(Anchored(count))
-        if self.storage in {Storage.ROLLED_BACK, Storage.ANCHOR_LOST}:
+        if self._may_be_old:
             events.append(
                 AdoptionChanged(is_adopting=True)
             )  # who was admitted since the copy was made runs, and must go on
@@ -311,10 +326,14 @@ class Keeper:
             await self._ledger.append(body, lambda: ledger_format.encode_snapshot(state))
         except SnapshotTooLargeError as error:  # nothing was written, and trying again at once is of no use
             self._set_storage(Storage.READ_ONLY, str(error))
-            self._pause_s = _MAX_PAUSE_S
             self._pause()
+            self._retry_at = self._clocks.monotonic() + _MAX_PAUSE_S
             return False
         except StorageError as error:
+            if grants:
+                self._time = (
+                    marked  # it may have arrived, and sets the time, also downwards; else the disk's mark counts
+                )
             await self._fail(error)
             return False
         for event in (*events, mark):
@@ -349,7 +368,7 @@ class Keeper:
         return self.written_bytes - (self._written_at_start or 0)
 
     def room_for_seats(self) -> int:
-        """By how many seats the state may grow; O(1) but for a state near its limit."""
-        if self._held is not None and self._size_at_most > ledger_format.MAX_STATE_BYTES // 2:
-            self._size_at_most = len(ledger_format.encode_snapshot(self._held))
+        """By how many seats the state may grow; its size is looked at anew after each so many bytes of events."""
+        if self._held is not None and self._size_at_most - self._size > _LOOK_AFTER_BYTES:
+            self._size = self._size_at_most = len(ledger_format.encode_snapshot(self._held))
         return max(0, ledger_format.MAX_STATE_BYTES - self._size_at_most) // ledger_format.MAX_SEAT_BYTES

@@ -159,12 +159,11 @@ class Controller:
 
     def _look_at_licenses(self) -> None:
         now, licenses, state = self._keeper.now(), self.licenses(), self._keeper.state
-        bought = capacity(licenses, now)
-        given = bought if state is None else min(bought, 1 + len(state.seats) + self._keeper.room_for_seats())
-        if given < bought and not self._is_ledger_full:
-            tell(messages.LEDGER_FULL, SEATS=given)
-        self._is_ledger_full = given < bought
-        self._entitled = Entitled(given, ended_grace_days(licenses, now))
+        room = self._keeper.room_for_seats()
+        if state is not None and room == 0 and not self._is_ledger_full:
+            tell(messages.LEDGER_FULL, SEATS=len(state.seats))
+        self._is_ledger_full = room == 0
+        self._entitled = Entitled(capacity(licenses, now), ended_grace_days(licenses, now), room=room)
 
     async def _on_time(self, now_s: float) -> None:
         if self._keeper.retry_at is not None and now_s >= self._keeper.retry_at:

@@ -49,6 +49,7 @@ class Service:
         self._root = root
         self._install_code = install_code
         self._storage = storage
+        self._is_installing = False
 
     def status(self) -> Status:
         """The status as of the last batch."""
@@ -144,6 +145,8 @@ class Service:
         state = self._keeper.shown
         if state is None or not self._keeper.takes_grants:
             raise self._not_ready("install")
+        if self._is_installing:  # an anchor may take its time, and all batches wait for it
+            raise NotReadyError("cannot install: another document is being installed")
         try:
             grant = accept_grant(
                 data,
@@ -154,8 +157,13 @@ class Service:
         except DocumentError as error:
             tell(messages.LICENSE_REFUSED, CODE=error.code, REASON=error)
             raise
-        if not await self._controller.commit_license(GrantInstalled(grant, data, self._clocks.reading().wall_s)):
-            raise WriteFailedError(f"cannot install: {self._keeper.storage_reason}")
+        self._is_installing = True
+        try:
+            installed = GrantInstalled(grant, data, self._clocks.reading().wall_s)
+            if not await self._controller.commit_license(installed):
+                raise WriteFailedError(f"cannot install: {self._keeper.storage_reason}")
+        finally:
+            self._is_installing = False
         summary: dict[str, Plain] = {
             "seq": grant.seq,
             "capacity": capacity(grant.licenses, self._keeper.now()),

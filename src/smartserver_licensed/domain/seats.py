@@ -55,6 +55,7 @@ class Entitled:
     capacity: int
     ended_grace_days: int | None  # of the license that ended last; None where none has ended
     is_bound: bool = True  # False: rebind-needed; nothing new is admitted
+    room: int = 1_000_000  # how many new seats the ledger can hold; no reason to take one from anybody
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,11 @@ def deciding(
     _shrink(draft)
     _revoke(draft, entitled)
     if entitled.is_bound:
-        _fill(draft, itertools.chain(unseated, queues.units(*WAITING)), view)
+        _fill(
+            draft,
+            itertools.islice(_untouched(draft, itertools.chain(unseated, queues.units(*WAITING))), entitled.room),
+            view,
+        )
         _take(draft, queues, view, now_s)
     totals = draft.totals(queues.waiting)
     refusals = tuple(
@@ -251,9 +256,8 @@ def _revoke(draft: _Draft, entitled: Entitled) -> None:
             return
 
 
-def _fill(draft: _Draft, waiting: Iterable[UnitId], view: Callable[[UnitId], UnitView]) -> None:
+def _fill(draft: _Draft, candidates: Iterator[UnitId], view: Callable[[UnitId], UnitView]) -> None:
     """Free seats go to units that run without one, then to those that were asked for, then by arrival."""
-    candidates = _untouched(draft, waiting)
     while draft.free > 0 and (unit := next(candidates, None)) is not None:
         _give(draft, view(unit))
 

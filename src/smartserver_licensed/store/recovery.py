@@ -91,6 +91,8 @@ class _Log:
 
     def hides_more(self) -> bool:
         """Whether a record behind the newest one may stand on a page that cannot be read."""
+        if self.first is None:  # then nothing says where the newest one stands
+            return bool(self.unreadable)
         claim = claimed(self.content, self.last)
         span = range(self.last, self.last + (claim.size_bytes if claim else SLOT_BYTES), SLOT_BYTES)
         return not self.unreadable.isdisjoint(span)
@@ -107,7 +109,12 @@ def recover(areas: Sequence[Area]) -> Recovered:
         raise LedgerCorruptError("cannot read the ledger: its two logs are of two different ledgers")
     for log in logs:
         log.look(secret)
-    events, seq, head = _follow(start, logs)
+    try:
+        events, seq, head = _follow(start, logs)
+    except LedgerCorruptError as error:
+        if all(log.unreadable for log in logs):
+            raise StorageError(f"{error}; pages of both logs cannot be read") from error  # it may be there again
+        raise
     if all(log.hides_more() for log in logs):
         raise StorageError(f"cannot read the ledger: no log shows whether a record follows {seq}")
     told = [_judge(log, seq, head) for log in logs]

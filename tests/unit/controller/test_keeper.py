@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 
@@ -250,14 +251,17 @@ async def test_an_old_copy_is_rolled_back_admits_nothing_and_is_mended_by_a_new_
     for seq in (1, 2):
         copies.append((ledger.snapshot, ledger.events))
         assert await keeper.commit_license(a_grant(seq))
-    for snapshot, events in copies:
+    for seq, (snapshot, events) in enumerate(copies, start=3):
         ledger.snapshot, ledger.events = snapshot, events
         old = anchored(ledger, counter)
         assert not await old.open()
         assert (old.storage, old.state, old.takes_grants) == (Storage.ROLLED_BACK, None, True)
         assert old.retry_at is not None
         assert not await old.commit([SEAT])
-        assert await old.commit_license(a_grant(3))
+        if events:  # of a copy from before it was bound nobody knows how many license events it lacks
+            with pytest.raises(StaleGrantError):
+                await old.commit_license(a_grant(seq - 1))
+        assert await old.commit_license(a_grant(seq))
         assert condition(old) is Storage.OK
         assert not old.retry_at
         assert await old.commit([SEAT])
@@ -369,6 +373,50 @@ async def test_a_license_that_is_durable_is_installed_whatever_fails_afterwards(
     assert plain.is_changed, "the rewrite that was cut off is done now: no earlier copy is left"
     assert again.state is not None
     assert again.state.installed is not None
+
+
+async def test_a_license_that_could_not_be_counted_is_counted_before_the_next_one() -> None:
+    class Uncountable(Counter):
+        is_uncountable = False
+
+        async def count(self) -> int:
+            if self.is_uncountable:
+                raise AnchorError("injected")
+            return await super().count()
+
+    ledger, counter = a_ledger(), Uncountable()
+    keeper = anchored(ledger, counter)
+    await keeper.open()
+    counter.is_uncountable = True
+    assert await keeper.commit_license(a_grant(1))
+    assert condition(keeper) is Storage.ANCHOR_LOST
+    copy = (ledger.snapshot, ledger.events)
+    counter.is_uncountable = False
+    assert await keeper.commit_license(a_grant(2))
+    assert condition(keeper) is Storage.OK
+    ledger.snapshot, ledger.events = copy
+    old = anchored(ledger, counter)
+    assert not await old.open()
+    assert old.storage is Storage.ROLLED_BACK
+
+
+async def test_a_grant_whose_sync_failed_but_which_arrived_sets_the_time_all_the_same() -> None:
+    class Arrives(MemoryLedger):
+        async def append(self, body: bytes, snapshot: Callable[[], bytes]) -> None:
+            self.events += (body,)
+            self._maybe_fail()
+
+    ledger, clocks = Arrives(a_ledger().snapshot), SetClocks()
+    keeper = a_keeper(ledger, clocks)
+    await keeper.open()
+    clocks.now_s += 10_000_000
+    await keeper.commit([SEAT])
+    ledger.fails = WriteFailedError("injected")
+    assert not await keeper.commit_license(a_grant(1))
+    clocks.is_synchronised = False
+    assert await keeper.open()
+    assert keeper.state is not None
+    assert keeper.state.mark_s == max(GRANT.issued_at, FLOOR_S)
 
 
 async def test_after_an_old_copy_what_runs_is_adopted() -> None:

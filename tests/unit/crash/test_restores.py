@@ -84,7 +84,7 @@ def test_a_license_event_may_be_cut_anywhere(tmp_path: Path) -> None:
 def test_an_event_that_is_counted_before_it_is_durable_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def count_first(self: Anchoring) -> int | None:
+    async def count_first(self: Anchoring, expected: int | None) -> int | None:
         return await self._anchor.count() if self._anchor is not None else None
 
     async def count_no_more(self: Anchoring) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smartserver_licensed.domain.devices import Action
-from smartserver_licensed.domain.ledger_state import Cause, SeatLost
+from smartserver_licensed.domain.ledger_state import Cause, SeatGiven, SeatLost
 from smartserver_licensed.domain.overcapacity import Grace
 from smartserver_licensed.domain.seats import Entitled
 from support.world import World
@@ -384,3 +384,19 @@ def test_deciding_changes_nothing() -> None:
         assert world.state.seats == before
     assert world.state.seats == before
     assert (world.state.provisioned, world.state.reserved) == (0, 0)
+
+
+def test_a_ledger_without_room_gives_no_new_seat_and_takes_none_away() -> None:
+    world = World(5)
+    world.run("modbus/1")
+    world.create("modbus/2", provision=True)
+    entitled = Entitled(5, None, room=0)
+    *_, decision = world.admission.deciding(world.state, entitled, grace=world.state.grace, now_s=world.now_s)
+    assert decision is not None
+    assert decision.events == ()
+    assert not decision.grace.allowed_s
+    entitled = Entitled(5, None, room=1)
+    world.create("modbus/3", provision=True)
+    *_, decision = world.admission.deciding(world.state, entitled, grace=world.state.grace, now_s=world.now_s)
+    assert decision is not None
+    assert [type(event) for event in decision.events] == [SeatGiven]

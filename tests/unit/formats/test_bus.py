@@ -142,5 +142,7 @@ def test_a_wrong_filter_is_refused_with_what_is_expected(key: str, value: tuple[
 def test_every_code_survives_the_way_through_an_error_name() -> None:
     assert error_name(errors.StaleGrantError()) == f"{INTERFACE}.Error.GrantStale"
     for kind in classes(LicensedError):
+        if kind.__module__ != errors.__name__:
+            continue  # licensectl's own, whose code is what the daemon said
         assert error_code(error_name(kind())) == kind.code
     assert error_code("org.freedesktop.DBus.Error.ServiceUnknown") is None

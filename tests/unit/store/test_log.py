@@ -746,3 +746,29 @@ def test_a_cut_in_the_middle_of_a_repair_is_still_damage(place: int, slot: int) 
     State(Ledger(disks))
     assert len(seen) >= 8
     assert all(seen)
+
+
+def test_a_log_whose_snapshot_cannot_be_read_does_not_vouch_that_nothing_follows() -> None:
+    """A stale record would be taken for its newest one."""
+    disks = new_disks()
+    state = State(Ledger(disks))
+    for number in range(6):
+        state.add(f"e{number}")
+    state.ledger.rewrite(state.snapshot())
+    state.add("after")
+    unreadable(disks[0], SLOT_BYTES)
+    unreadable(disks[1], 0, SLOT_BYTES)
+    with pytest.raises(StorageError, match="no log shows"):
+        Ledger(disks)
+
+
+def test_a_break_in_the_chain_where_pages_of_both_logs_cannot_be_read_is_a_fault_and_not_corrupt() -> None:
+    disks = new_disks()
+    state = State(Ledger(disks))
+    for number in range(6):
+        state.add(f"e{number}")
+    for disk in disks:
+        unreadable(disk, 3 * SLOT_BYTES)
+    with pytest.raises(StorageError, match="pages of both logs") as caught:
+        Ledger(disks)
+    assert not isinstance(caught.value, LedgerCorruptError)
