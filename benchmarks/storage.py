@@ -185,7 +185,7 @@ def _ten_years(kb: float, start_kb: float) -> list[Row]:
     return [
         row("years", "ten years, the hourly time mark alone", 24 * kb, _TEN_YEARS, computed),
         row("years.50", "  50 commits in ten hours a day", 64 * kb, _TEN_YEARS, working),
-        row("years.start", "  a start each day adds", start_kb, None, f"{start_kb:.0f} KB each, with 4,000 devices"),
+        row("years.start", "  a repair each day", start_kb, None, f"{start_kb:.0f} KB each, with 4,000 devices"),
     ]
 
 

@@ -51,7 +51,7 @@ class Recovery:
 
 
 def measure(directory: Path, *, is_short: bool) -> tuple[list[Row], float]:
-    """The rows, with a log of single events and with one of full slots; and the KB that a start writes."""
+    """The rows, with a log of single events and with one of full slots; and the KB that a repairing start writes."""
     with loop_device(directory / "recovery.img") as device:
         single = _recoveries(device, 1, 5 if is_short else 30)
         full = _recoveries(device, _IN_A_SLOT, 2 if is_short else 10)
@@ -71,7 +71,7 @@ def _rows(key: str, what: str, each: Sequence[Recovery], aim: Aim) -> list[Row]:
         Row(key, what, "ms", Figures.of((one.whole for one in each), scale=_MS), limit, aim=aim),
         row("open", "opened: read and verified", [one.opened for one in each]),
         row("replay", "replayed", [one.replayed for one in each]),
-        row("settle", "settled: both logs rewritten", [one.settled for one in each]),
+        row("settle", "both logs rewritten, as after damage", [one.settled for one in each]),
     ]
 
 
@@ -100,9 +100,10 @@ def _recover(device: Device, content: bytes, commits: int) -> Recovery:
     place = Place(device.path)
     opened, ledger = _timed(lambda: Ledger(place.areas()))
     replayed, state = _timed(lambda: _replay(ledger.recovered))
-    settled, _ = _timed(lambda: ledger.settle(encode_snapshot(state)))
+    found = len(ledger.recovered.events)
+    settled, _ = _timed(lambda: ledger.settle(encode_snapshot(state), is_changed=True))
     written = device.written - before
-    assert len(ledger.recovered.events) == commits, "the log was not full"
+    assert found == commits, "the log was not full"
     assert state == full_state(), "what was recovered is not what was written"
     place.close()
     return Recovery(read_bare, opened, replayed, settled, written.bytes)
