@@ -237,6 +237,11 @@ class Plant:
         """Seats given beyond the capacity."""
         return max(0, -self.controller.totals().free)
 
+    def adopted(self) -> int:
+        """Running units beyond the capacity, while they have a grace: nothing new is admitted, they run on."""
+        grace = self.keeper.grace()
+        return self.controller.totals().excess if grace.allowed_s and not grace.has_ended else 0
+
     # -- its files -------------------------------------------------------------------------------------------------
 
     def image(self) -> tuple[bytes, ...]:
