@@ -1,4 +1,4 @@
-"""Negative controls: the ledger with one rule left out. The harness of `make crash` finds each, and says at which state.
+"""Negative controls: the ledger with one rule left out. The harness of `make crash` finds each and says at which state.
 
 Rules: the daemon's own code runs, with one function replaced; what is found is found again at the state that it names;
 with nothing replaced nothing is found (`test_power_cut`, `test_damage`, `test_swaps`, and the first test here).
