@@ -283,10 +283,8 @@ class Keeper:
         events: list[Event] = [event]
         if (count := await self._anchoring.next_count(self._held.anchored)) != self._held.anchored:
             events.append(Anchored(count))
-        if self._may_be_old:
-            events.append(
-                AdoptionChanged(is_adopting=True)
-            )  # who was admitted since the copy was made runs, and must go on
+        if self._may_be_old:  # who was admitted since the copy was made runs, and must go on
+            events.append(AdoptionChanged(is_adopting=True))
         if not await self._make_durable(events, self.grace()):
             return False
         if not await self._rewrite() or not await self._make_durable([], self.grace()):  # a commit after every rewrite
@@ -330,10 +328,8 @@ class Keeper:
             self._retry_at = self._clocks.monotonic() + _MAX_PAUSE_S
             return False
         except StorageError as error:
-            if grants:
-                self._time = (
-                    marked  # it may have arrived, and sets the time, also downwards; else the disk's mark counts
-                )
+            if grants:  # it may have arrived, and sets the time, also downwards; else the disk's mark counts
+                self._time = marked
             await self._fail(error)
             return False
         for event in (*events, mark):
