@@ -70,7 +70,7 @@ def frame(kind: Kind, seq: int, prev: bytes, body: bytes, *, secret: bytes) -> b
 
 def claimed(buffer: memoryview, offset: int) -> Record | None:
     """What the header at an offset claims, whole or not, of any format; None where no record begins."""
-    if buffer[offset : offset + len(MAGIC)] != MAGIC:
+    if offset + _HEADER.size > len(buffer) or buffer[offset : offset + len(MAGIC)] != MAGIC:
         return None
     _, _, kind, seq, length, prev = _HEADER.unpack_from(buffer, offset)
     return Record(kind, seq, prev, b"", size_on_disk(length))
@@ -81,7 +81,7 @@ def read(buffer: memoryview, offset: int, *, secret: bytes | None) -> Record | N
 
     Raises LedgerNewerError where a whole record is of a newer major format; a damaged format byte is damage.
     """
-    if buffer[offset : offset + len(MAGIC)] != MAGIC:
+    if offset + OVERHEAD_BYTES > len(buffer) or buffer[offset : offset + len(MAGIC)] != MAGIC:
         return None
     _, version, kind, seq, length, prev = _HEADER.unpack_from(buffer, offset)
     start = offset + OVERHEAD_BYTES
