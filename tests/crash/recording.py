@@ -176,7 +176,7 @@ class Run:
 
     def wait_for(self, condition: Callable[[dict[str, Any]], bool], what: str) -> None:
         """Look at the status until it is so."""
-        wait_until(lambda: condition(self.box.status()), timeout_s=60, what=what)
+        wait_until(lambda: condition(self.box.status()), timeout_s=150, what=what)  # pauses grow to 60 s
 
 
 def record(
