@@ -22,11 +22,10 @@ from smartserver_licensed.domain.errors import DaemonUnreachableError, LicensedE
 from smartserver_licensed.domain.status import Clock, State
 
 from . import places, storage
-from .findings import RESTART, Daemon, Finding, Level
+from .findings import JOURNAL, RESTART, Daemon, Finding, Level
 from .screens import CLOCK_ADVICE
 
 _BUS_VARIABLE = "DBUS_SYSTEM_BUS_ADDRESS"
-_JOURNAL = "journalctl -u smartserver-licensed"
 
 
 def examine(config_path: Path, answer: Daemon | LicensedError) -> list[Finding]:
@@ -58,7 +57,7 @@ def bus(answer: Daemon | LicensedError, *, address: str) -> Finding:
     """Whether the daemon answers; `address` is where the configuration file puts it."""
     asked = os.environ.get(_BUS_VARIABLE) or "system"
     if isinstance(answer, LicensedError):
-        todo = f"systemctl status dbus smartserver-licensed; {_JOURNAL}"
+        todo = f"systemctl status dbus smartserver-licensed; {JOURNAL}"
         if isinstance(answer, DaemonUnreachableError) and address not in {"system", asked}:
             todo = f"the daemon is configured for another bus: {_BUS_VARIABLE}={address} licensectl doctor"
         return Finding("bus", Level.FAIL, str(answer), todo)
@@ -81,7 +80,7 @@ def broker(mqtt: config.Mqtt | None, why_not: str, daemon: Daemon | None) -> Ite
     elif daemon is not None and not is_connected:
         accepts = f"{where} accepts connections, but " if mqtt else ""
         why = f"{accepts}the daemon is not connected; nothing can be admitted"
-        todo = f"{_JOURNAL} says why; does the broker ask for a user and a password ([mqtt])?"
+        todo = f"{JOURNAL} says why; does the broker ask for a user and a password ([mqtt])?"
         yield Finding("broker", Level.FAIL, why, todo)
     else:
         connected = "the daemon is connected" if is_connected else "it accepts connections"
@@ -98,7 +97,7 @@ def segment(daemon: Daemon) -> Iterator[Finding]:
         yield Finding("segment", Level.WARN, why, "provision the segment in the CMS")
     elif daemon.properties["State"] == State.STARTING.value:
         why = f"{sid}; the broker's retained messages are still being read, nothing is decided before"
-        yield Finding("segment", Level.WARN, why, f"ask again in a moment; if it stays so: {_JOURNAL}")
+        yield Finding("segment", Level.WARN, why, f"ask again in a moment; if it stays so: {JOURNAL}")
     else:
         yield Finding("segment", Level.OK, str(sid))
 

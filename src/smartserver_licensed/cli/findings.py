@@ -13,6 +13,7 @@ from typing import Any
 from smartserver_licensed.domain.errors import DaemonUnreachableError, LicensedError
 
 RESTART = "systemctl restart smartserver-licensed"
+JOURNAL = "journalctl -u smartserver-licensed"
 
 
 class Level(enum.Enum):

@@ -15,10 +15,9 @@ from typing import Any
 
 from smartserver_licensed.domain.status import Storage
 
-from .findings import Daemon, Finding, Level
+from .findings import JOURNAL, Daemon, Finding, Level
 from .screens import STORAGE_ADVICE, STORAGE_TODO, printable
 
-_JOURNAL = "journalctl -u smartserver-licensed"
 _NEW_GRANT = {Storage.ROLLED_BACK.value, Storage.ANCHOR_LOST.value}
 USABLE = {each.value for each in Storage if each.is_writable}
 _FEW_YEARS = 5
@@ -48,7 +47,7 @@ def ledger(condition: str, known: Mapping[str, Any]) -> Finding:
         why += "; what runs keeps running, nothing new is admitted"
     else:
         why += _fill(known)
-    return Finding("ledger", level, why, f"{STORAGE_TODO.get(condition, 'ask the vendor')}; {_JOURNAL}")
+    return Finding("ledger", level, why, f"{STORAGE_TODO.get(condition, 'ask the vendor')}; {JOURNAL}")
 
 
 def _fill(known: Mapping[str, Any]) -> str:

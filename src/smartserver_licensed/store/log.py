@@ -51,7 +51,9 @@ class Ledger:
         torn record is used again. What is damaged does not look like an interrupted rewrite before it is repaired.
         """
         self._is_dead = False
-        if self.recovered.is_even and not is_changed:
+        found = self.recovered
+        self.recovered = replace(found, snapshot=b"", events=())  # megabytes that nobody needs any more
+        if found.is_even and not is_changed:
             return
         self.seq += 1
         with self._fail_stop():
@@ -60,8 +62,7 @@ class Ledger:
                     area.write(area.unreadable.pop(), bytes(SLOT_BYTES))
             for device in self._devices:
                 device.sync()
-        self._rewrite(self.recovered.worse_first, self._framed(snapshot), is_repair=bool(self.recovered.repairs))
-        self.recovered = replace(self.recovered, snapshot=b"", events=())  # megabytes that nobody needs any more
+        self._rewrite(found.worse_first, self._framed(snapshot), is_repair=bool(found.repairs))
 
     def append(self, body: bytes, snapshot: Callable[[], bytes]) -> None:
         """Make one event durable in both logs. `snapshot` gives the state *before* it, should a log be full.
@@ -87,7 +88,7 @@ class Ledger:
 
     def _framed(self, snapshot: bytes, *, room: int = SLOT_BYTES) -> bytes:
         """The record of a snapshot that leaves room for an event. Raises SnapshotTooLargeError; nothing is written."""
-        record = _first_record(self.seq, self.head, snapshot, self.recovered.secret)
+        record = _snapshot_record(self.seq, self.head, snapshot, self.recovered.secret)
         if len(record) + room > self.size_bytes:
             raise SnapshotTooLargeError(
                 f"cannot write to the ledger: the state has {len(record)} bytes, the event {room}; "
@@ -123,7 +124,7 @@ def create(path: Path, snapshot: bytes) -> bool:
     """
     place = Place(path)
     try:
-        record = _first_record(0, FIRST_HEAD, snapshot, os.urandom(SECRET_BYTES))
+        record = _snapshot_record(0, FIRST_HEAD, snapshot, os.urandom(SECRET_BYTES))
         try:
             Ledger(place.areas())
             return False
@@ -138,7 +139,7 @@ def create(path: Path, snapshot: bytes) -> bool:
         place.close()
 
 
-def _first_record(seq: int, head: bytes, snapshot: bytes, secret: bytes) -> bytes:
+def _snapshot_record(seq: int, head: bytes, snapshot: bytes, secret: bytes) -> bytes:
     return frame(Kind.SNAPSHOT, seq, head, secret + snapshot, secret=secret)
 
 

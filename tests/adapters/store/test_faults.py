@@ -23,7 +23,7 @@ from smartserver_licensed.domain.errors import (
 )
 from smartserver_licensed.ledger_writer import LedgerWriter
 from smartserver_licensed.store.area import AREA_BYTES, FILES, FileArea, Place
-from smartserver_licensed.store.log import Ledger, _first_record, _write_snapshot, create
+from smartserver_licensed.store.log import Ledger, _snapshot_record, _write_snapshot, create
 from smartserver_licensed.store.record import FIRST_HEAD
 from smartserver_licensed.store.recovery import Recovered
 from support.disk import Disk, after_power_cut
@@ -178,7 +178,7 @@ def test_a_ledger_whose_making_was_cut_is_there_or_is_made_again(state: Path, mo
             cuts.append([after_power_cut(disk, chance, mode) for disk in disks])
 
     disks = [Cutting(disk.content) for disk in disks]
-    first = _first_record(0, FIRST_HEAD, bytes([7]) * size, bytes(range(32)))
+    first = _snapshot_record(0, FIRST_HEAD, bytes([7]) * size, bytes(range(32)))
     for disk in disks:
         _write_snapshot(disk, first)
     assert len(cuts) == 4

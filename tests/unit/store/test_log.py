@@ -772,3 +772,15 @@ def test_a_break_in_the_chain_where_pages_of_both_logs_cannot_be_read_is_a_fault
     with pytest.raises(StorageError, match="pages of both logs") as caught:
         Ledger(disks)
     assert not isinstance(caught.value, LedgerCorruptError)
+
+
+def test_a_settled_ledger_does_not_keep_what_it_recovered() -> None:
+    disks = new_disks()
+    State(Ledger(disks)).add("e0")
+    for damage in (0, 1):
+        disks[0].content[2 * SLOT_BYTES - 1] ^= damage
+        disks[0].content[OVERHEAD_BYTES] ^= damage
+        ledger = Ledger(disks)
+        assert ledger.recovered.events
+        ledger.settle(b"e0")
+        assert (ledger.recovered.snapshot, ledger.recovered.events) == (b"", ())
