@@ -14,7 +14,7 @@ import asyncio
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,16 +28,14 @@ from smartserver_licensed.controller.storage_report import StorageReport
 from smartserver_licensed.domain.errors import LicensedError
 from smartserver_licensed.domain.ledger_state import LedgerState
 from smartserver_licensed.domain.licenses import License, LicenseType
-from smartserver_licensed.domain.status import Status
 from smartserver_licensed.formats import iap
-from smartserver_licensed.formats.bus import Plain
 from smartserver_licensed.formats.connection import BrokerEvent, Connected, Received
 from smartserver_licensed.formats.ledger import encode_snapshot
 from smartserver_licensed.ledger_writer import LedgerWriter
 from smartserver_licensed.store.area import FILES
 from smartserver_licensed.store.log import create
 from support.documents import GRANT, NOW, make_root, sealed
-from support.ports import RecordingBroker, SetClocks
+from support.ports import Nobody, RecordingBroker, SetClocks
 
 INSTALL_CODE = "17qtest"
 _FB, _RQ = f"glp/0/{INSTALL_CODE}/fb/dev/modbus", f"glp/0/{INSTALL_CODE}/rq/dev/modbus"
@@ -79,22 +77,6 @@ class MemoryBroker(RecordingBroker):
         if any(pattern.fullmatch(topic) for pattern in self.filters.values()):
             self.events.append(Received(topic, payload, is_retained=False))
         return True
-
-
-class Nobody:
-    """Implements `controller.ports.Announcer` and `Notifier`; hears all, keeps nothing."""
-
-    def publish(self, status: Status) -> None: ...
-
-    def rejected(self, device: str, reason: str, details: Mapping[str, Plain]) -> None: ...
-
-    def license_changed(self, summary: Mapping[str, Plain]) -> None: ...
-
-    def tampered(self, topic: str, details: Mapping[str, Plain]) -> None: ...
-
-    def progressed(self) -> None: ...
-
-    def status(self, text: str) -> None: ...
 
 
 class Plant:

@@ -1,4 +1,4 @@
-"""Stand-ins behind the controller's Protocols: a broker that records, clocks that a test sets, a ledger in memory."""
+"""Stand-ins behind the controller's Protocols: a broker that records, clocks a test sets, a ledger in memory, nobody."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from smartserver_licensed.domain.errors import StorageError
+from smartserver_licensed.domain.status import Status
 from smartserver_licensed.domain.trusted_time import Reading
+from smartserver_licensed.formats.bus import Plain
 from smartserver_licensed.formats.connection import BrokerEvent
 
 
@@ -44,6 +46,22 @@ class RecordingBroker:
         lics = [(topic.split("/")[6], json.loads(payload)["licensed"]) for topic, payload, _, _ in self.published]
         self.published.clear()
         return lics
+
+
+class Nobody:
+    """Implements `controller.ports.Announcer` and `Notifier`; hears all, keeps nothing."""
+
+    def publish(self, status: Status) -> None: ...
+
+    def rejected(self, device: str, reason: str, details: Mapping[str, Plain]) -> None: ...
+
+    def license_changed(self, summary: Mapping[str, Plain]) -> None: ...
+
+    def tampered(self, topic: str, details: Mapping[str, Plain]) -> None: ...
+
+    def progressed(self) -> None: ...
+
+    def status(self, text: str) -> None: ...
 
 
 @dataclass

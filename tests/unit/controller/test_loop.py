@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from smartserver_licensed.controller.keeper import Keeper
@@ -14,13 +13,12 @@ from smartserver_licensed.controller.policy import Policy
 from smartserver_licensed.domain.errors import WriteFailedError
 from smartserver_licensed.domain.ledger_state import GrantInstalled, LedgerState
 from smartserver_licensed.domain.licenses import License, LicenseType
-from smartserver_licensed.domain.status import State, Status
+from smartserver_licensed.domain.status import State
 from smartserver_licensed.formats import iap
-from smartserver_licensed.formats.bus import Plain
 from smartserver_licensed.formats.connection import BrokerEvent, Connected, Received
 from smartserver_licensed.formats.ledger import encode_snapshot
 from support.documents import grant_of, sealed
-from support.ports import MemoryLedger, RecordingBroker, SetClocks
+from support.ports import MemoryLedger, Nobody, RecordingBroker, SetClocks
 
 THREE = grant_of(License("cap-1", LicenseType.CAPACITY, 3))
 FLOOR_S = 1_795_478_400
@@ -42,22 +40,6 @@ class EchoingBroker(RecordingBroker):
         if topic == iap.MARKER_TOPIC:
             self.events.append(Received(topic, payload, is_retained=False))
         return super().publish(topic, payload, qos=qos, retain=retain)
-
-
-class Nobody:
-    """Implements `controller.ports.Announcer` and `Notifier`; hears all, keeps nothing."""
-
-    def publish(self, status: Status) -> None: ...
-
-    def rejected(self, device: str, reason: str, details: Mapping[str, Plain]) -> None: ...
-
-    def license_changed(self, summary: Mapping[str, Plain]) -> None: ...
-
-    def tampered(self, topic: str, details: Mapping[str, Plain]) -> None: ...
-
-    def progressed(self) -> None: ...
-
-    def status(self, text: str) -> None: ...
 
 
 class Stage:

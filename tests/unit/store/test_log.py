@@ -784,3 +784,20 @@ def test_a_settled_ledger_does_not_keep_what_it_recovered() -> None:
         assert ledger.recovered.events
         ledger.settle(b"e0")
         assert (ledger.recovered.snapshot, ledger.recovered.events) == (b"", ())
+
+
+def test_a_page_that_could_not_be_read_is_cleared_durably_before_the_log_takes_a_new_number() -> None:
+    """Else a record that was never acknowledged comes back beside a snapshot that knows nothing of it."""
+    chance = random.Random(8)
+    for place in (0, 1):
+        disks = new_disks()
+        state = State(Ledger(disks))
+        for number in range(3):
+            state.add(f"e{number}")
+        never = frame(Kind.EVENT, state.ledger.seq + 1, state.ledger.head, b"never", secret=SECRET)
+        disks[place].content[4 * SLOT_BYTES : 5 * SLOT_BYTES] = never
+        disks[place].durable[:] = disks[place].content
+        unreadable(disks[place], 4 * SLOT_BYTES)
+        cutter = Cutter(disks, chance, lambda contents: check(contents, ["e0", "e1", "e2"], "never"))
+        State(Ledger(disks))
+        assert cutter.states > 20
