@@ -1,4 +1,4 @@
-"""Stand-ins behind the controller's Protocols: a broker that records, clocks a test sets, a ledger in memory, nobody."""
+"""Stand-ins behind the controller's Protocols: a broker that records, set clocks, a ledger in memory, nobody."""
 
 from __future__ import annotations
 
