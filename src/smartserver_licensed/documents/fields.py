@@ -108,6 +108,10 @@ class Fields:
         """An object within this one."""
         return Fields.of(self._value(name), self.where(name))
 
+    def object_or_none(self, name: str) -> Fields | None:
+        """An object within this one, or None for `null`; the field must be there."""
+        return None if self._value(name) is None else self.object(name)
+
     def objects(self, name: str) -> tuple[Fields, ...]:
         """A list of objects."""
         return tuple(Fields.of(each, f"{self.where(name)}[{n}]") for n, each in enumerate(self.list(name)))

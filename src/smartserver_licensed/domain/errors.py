@@ -114,6 +114,57 @@ class ActivationRequiredError(DocumentError):
     code = "activation-required"
 
 
+class ArmorError(DocumentError):
+    """An ASCII-armored block that is damaged: the line is named."""
+
+    code = "armor-malformed"
+
+
+# -- requests and returns ----------------------------------------------------------------------------------------
+
+
+class ContactError(LicensedError):
+    """No request or return can be made. Nothing changed."""
+
+    code = "contact-refused"
+
+
+class ContactsExhaustedError(ContactError):
+    """Too many documents of this SmartServer are unanswered; an answer has to be installed first."""
+
+    code = "contacts-exhausted"
+
+
+class UnknownLicenseError(ContactError):
+    """No license of that id is installed."""
+
+    code = "license-unknown"
+
+
+class NotReturnableError(ContactError):
+    """Licenses of this type, or so many devices of it, cannot be returned."""
+
+    code = "not-returnable"
+
+
+class ReturnPendingError(ContactError):
+    """The same return was just made and is not acknowledged; it can be exported again."""
+
+    code = "return-pending"
+
+
+class ReturnLeavesExcessError(ContactError):
+    """Devices would run beyond the capacity; the caller has to say what is to become of them."""
+
+    code = "return-leaves-excess"
+
+
+class UnknownContactError(ContactError):
+    """No return of that number is kept."""
+
+    code = "contact-unknown"
+
+
 # -- storage -----------------------------------------------------------------------------------------------------
 
 

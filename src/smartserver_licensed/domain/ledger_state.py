@@ -11,15 +11,20 @@ What this module does not do: it decides nothing (`seats`), reads no bytes (`for
 from __future__ import annotations
 
 import enum
+import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from .binding import NO_FACTORS, Factors, Identity
+from .contacts import ContactKind
 from .counting import UnitId
 from .devices import DeviceId
-from .licenses import Grant
+from .licenses import ContactMark, Grant
+from .notices import DEFAULT_DAYS
 from .overcapacity import Grace
 
 EVICTED_LIMIT = 1_000
+RETURNS_KEPT = 16
 
 
 class SeatKind(enum.Enum):
@@ -99,6 +104,76 @@ class GrantInstalled:
 
 
 @dataclass(frozen=True, slots=True)
+class Enrolled:
+    """The SmartServer has a new device key, and its contact chain begins anew. The seed is in no repr."""
+
+    seed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The ledger belongs to this board. A new one is bound when it is first opened, then each grant binds it anew."""
+
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class ContactMade:
+    """A request or return was made, not signed yet: `payload` is what will be signed, byte for byte.
+
+    Of a return: `returned` is the license and its new `returned_total`; `grace_days` what is left to devices that run
+    beyond the capacity afterwards.
+    """
+
+    kind: ContactKind
+    number: int
+    payload: bytes
+    returned: tuple[str, int] | None = None
+    grace_days: int = 0
+
+    @property
+    def mark(self) -> ContactMark:
+        """Its place in the contact chain."""
+        return ContactMark(self.number, hashlib.sha256(self.payload).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class RootsTrusted:
+    """All roots that are trusted from now on, oldest first, as envelopes."""
+
+    envelopes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeConsumed:
+    """An upgrade license was used for the installation of this version."""
+
+    license_id: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSeen:
+    """So far has the SmartServer's own software come."""
+
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoticesChanged:
+    """What has been noticed: the whole memory of `domain.notices`."""
+
+    noticed: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeDaysSet:
+    """How many days before an end somebody wants a notice."""
+
+    days: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TimeMarked:
     """How far trusted time, the grace and the flash's wear have come; goes with every commit, and alone hourly."""
 
@@ -131,6 +206,14 @@ Event: TypeAlias = (
     | TimeMarked
     | RepairNoted
     | Anchored
+    | Enrolled
+    | Bound
+    | ContactMade
+    | RootsTrusted
+    | UpgradeConsumed
+    | ReleaseSeen
+    | NoticesChanged
+    | NoticeDaysSet
 )
 
 
@@ -150,6 +233,19 @@ class LedgerState:
     written_bytes: int = 0
     repair: str = ""
     anchored: int | None = None
+    factors: Factors = NO_FACTORS
+    device_seed: bytes = field(default=b"", repr=False)  # empty: no device key yet
+    next_contact: int = 1
+    contacts: dict[int, str] = field(default_factory=dict)  # from the one that the last grant acknowledged: SHA-256
+    request: ContactMade | None = None  # the last one that is not answered
+    returns: dict[int, ContactMade] = field(default_factory=dict)  # the last ones, by number
+    returned: dict[str, int] = field(default_factory=dict)  # per license: `returned_total`, as it is signed
+    consumed: dict[str, int] = field(default_factory=dict)
+    returned_grace_days: int | None = None
+    roots: tuple[bytes, ...] = ()
+    release: str = ""  # of the SmartServer's software, as it was seen last
+    noticed: dict[str, int] = field(default_factory=dict)
+    notice_days: tuple[int, ...] = DEFAULT_DAYS
     provisioned: int = 0
     reserved: int = 0
 
@@ -182,15 +278,67 @@ class LedgerState:
                 (self.internal.add if is_internal else self.internal.discard)(device)
             case AdoptionChanged(is_adopting):
                 self.is_adopting = is_adopting
-            case GrantInstalled():
-                self.installed = event
-                self.mark_s = event.grant.issued_at  # a newer grant sets the time, also downwards (LICENSING §5)
             case TimeMarked(mark_s, grace, written_bytes):
                 self.mark_s, self.grace, self.written_bytes = mark_s, grace, written_bytes
             case RepairNoted(what):
                 self.repair = what
             case Anchored(count):
                 self.anchored = count
+            case _:
+                self._apply_licensing(event)
+
+    def _apply_licensing(self, event: Event) -> None:
+        match event:
+            case GrantInstalled():
+                self._install(event)
+            case Enrolled(seed):
+                self.device_seed, self.next_contact, self.request = seed, 1, None
+                self.contacts.clear()
+                self.returns.clear()
+            case Bound(identity):
+                self.install_code, self.factors = identity.install_code, identity.factors
+            case ContactMade():
+                self._contact(event)
+            case RootsTrusted(envelopes):
+                self.roots = envelopes
+            case UpgradeConsumed(license_id, version):
+                self.consumed[license_id] = self.consumed.get(license_id, 0) + 1
+                self.release = version
+            case ReleaseSeen(version):
+                self.release = version
+            case NoticesChanged(noticed):
+                self.noticed = dict(noticed)
+            case NoticeDaysSet(days):
+                self.notice_days = days
+
+    def _install(self, event: GrantInstalled) -> None:
+        grant = event.grant
+        self.installed = event
+        self.mark_s = grant.issued_at  # a newer grant sets the time, also downwards (LICENSING §5)
+        for each in grant.licenses:  # totals never fall, whoever knows more
+            self.returned[each.id] = max(self.returned.get(each.id, 0), each.returned_total)
+            self.consumed[each.id] = max(self.consumed.get(each.id, 0), each.consumed_total)
+        self.install_code = grant.install_code
+        if grant.factors.count:
+            self.factors = grant.factors
+        seen = grant.contact
+        if seen is None or self.contacts.get(seen.number) != seen.sha256:
+            return  # one that this ledger has not made: the next contact tells the issuer
+        self.contacts = {number: sha256 for number, sha256 in self.contacts.items() if number >= seen.number}
+        if self.request is not None and self.request.number <= seen.number:
+            self.request = None
+
+    def _contact(self, event: ContactMade) -> None:
+        self.contacts[event.number] = event.mark.sha256
+        self.next_contact = event.number + 1
+        if event.returned is None:
+            self.request = event
+            return
+        license_id, total = event.returned
+        self.returned[license_id], self.returned_grace_days = total, event.grace_days
+        self.returns[event.number] = event
+        if len(self.returns) > RETURNS_KEPT:
+            del self.returns[min(self.returns)]
 
     def _count(self, seat: Seat | None, by: int) -> None:
         if seat is None:

@@ -4,14 +4,18 @@ Rules (LICENSING §1, §4):
 - a capacity license never expires; trial and emergency always have an end; ends are absolute;
 - a grant is the complete set of a SmartServer's licenses, in totals that never fall, with a rising `seq`.
 
+- what has been returned or consumed is said in totals as well: those of a grant are what the issuer has been told.
+
 What this module does not do: it verifies nothing (`documents`) and adds nothing up (`entitlement`).
 """
 
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 
+from .binding import NO_FACTORS, Factors
 from .errors import ArgumentError
 from .timekeeping import DAY_S, LATEST, Timestamp, to_iso_date
 
@@ -19,6 +23,9 @@ MAX_DEVICES = 1_000_000
 MAX_GRACE_DAYS = 3_650
 MAX_TEXT = 200  # characters of an id, a note, a name: they end up in D-Bus rows and journal fields
 EXPIRING_DAYS = 90
+
+_RELEASE = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class LicenseType(enum.Enum):
@@ -38,7 +45,12 @@ _WITHOUT_DEVICES = frozenset({LicenseType.UPGRADE, LicenseType.REMOTE_CMS})
 
 @dataclass(frozen=True, slots=True)
 class License:
-    """One license as granted. `granted_total` is a lifetime total in devices; `expires_at` the first second after."""
+    """One license as granted; totals are lifetime totals in devices, of an upgrade in upgrades.
+
+    `expires_at`: the first second after. `returned_total` and `consumed_total`: what the issuer knows; the SmartServer
+    may know more. `replaces`: the maintenance that this one renews. `release`: the newest feature release that an
+    upgrade allows, as in "4.0". `host`: the CMS host that a remote-cms license is bound to.
+    """
 
     id: str
     type: LicenseType
@@ -46,16 +58,28 @@ class License:
     expires_at: Timestamp | None = None
     grace_days: int = 0
     note: str = ""
+    returned_total: int = 0
+    consumed_total: int = 0
+    replaces: str = ""
+    release: str = ""
+    host: str = ""
 
     def __post_init__(self) -> None:
-        _check_name("a license id", self.id)
-        _check_text("a note", self.note)
+        check_name("a license id", self.id)
+        for name, text in (("a note", self.note), ("a predecessor", self.replaces), ("a host", self.host)):
+            _check_text(name, text)
         _check_range("devices", self.granted_total, 0, MAX_DEVICES)
+        _check_range("returned devices", self.returned_total, 0, self.granted_total)
+        _check_range("consumed upgrades", self.consumed_total, 0, self.granted_total - self.returned_total)
+        if self.release and not _RELEASE.fullmatch(self.release):
+            raise ArgumentError(f"cannot make license {self.id!r}: release {self.release[:40]!r} is not as in '4.0'")
         _check_range("days of grace", self.grace_days, 0, MAX_GRACE_DAYS)
         if self.expires_at is not None:
             _check_range("end", self.expires_at, 0, LATEST)
         if self.type is LicenseType.CAPACITY and self.expires_at is not None:
             raise ArgumentError(f"cannot make license {self.id!r}: capacity never expires")
+        if (self.type is LicenseType.UPGRADE) != bool(self.release):
+            raise ArgumentError(f"cannot make license {self.id!r}: an upgrade, and nothing else, names a release")
         if self.type in _ALWAYS_END and self.expires_at is None:
             raise ArgumentError(f"cannot make license {self.id!r}: {self.type.value} needs an end")
 
@@ -65,8 +89,25 @@ class License:
 
 
 @dataclass(frozen=True, slots=True)
+class ContactMark:
+    """One document of a SmartServer: its number in the contact chain and the hex SHA-256 of its payload."""
+
+    number: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _check_range("contact number", self.number, 1, 2**53)
+        if not _SHA256.fullmatch(self.sha256):
+            raise ArgumentError(f"cannot make a contact: {self.sha256[:80]!r} is no SHA-256")
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
-    """All licenses of the SmartServer with this install code. `device_key` is None before activation exists."""
+    """All licenses of the SmartServer with this install code.
+
+    `device_key` is None where it was never activated (demonstrations only). `factors` is what the issuer was told of
+    the hardware. `contact`: the last document of the SmartServer that the issuer has seen, None where there was none.
+    """
 
     seq: int
     issued_at: Timestamp
@@ -75,13 +116,15 @@ class Grant:
     device_key: bytes | None
     licenses: tuple[License, ...]
     root_version: int
+    factors: Factors = NO_FACTORS
+    contact: ContactMark | None = None
 
     def __post_init__(self) -> None:
         _check_range("seq", self.seq, 1, 2**53)  # JSON readers elsewhere hold numbers in doubles
         _check_range("issue time", self.issued_at, 0, LATEST)
         _check_range("root version", self.root_version, 1, 2**31 - 1)
-        _check_name("a customer id", self.customer_id)
-        _check_name("an install code", self.install_code)
+        check_name("a customer id", self.customer_id)
+        check_name("an install code", self.install_code)
         if len({each.id for each in self.licenses}) != len(self.licenses):
             raise ArgumentError("cannot make a grant: two licenses have the same id")
 
@@ -114,7 +157,8 @@ def _check_text(name: str, text: str) -> None:
         raise ArgumentError(f"cannot make a license or grant: {name} is longer than {MAX_TEXT} or not printable")
 
 
-def _check_name(name: str, text: str) -> None:
+def check_name(name: str, text: str) -> None:
+    """Raise ArgumentError unless it is a short printable text, not empty and without spaces around it."""
     _check_text(name, text)
     if not text or text != text.strip():
         raise ArgumentError(f"cannot make a license or grant: {name} is empty or has spaces around it")
