@@ -63,9 +63,22 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The file that names the SmartServer's install code."""
+    """Where the install code, the factors of the hardware and the installed release are read from.
+
+    "" switches a factor or the release off; an empty `release_file` is the environment file.
+    """
 
     environment_file: str = "/etc/apollo/environment"
+    soc_serial: str = "/sys/firmware/devicetree/base/serial-number"
+    emmc_cid: str = "/sys/block/mmcblk*/device/cid"
+    mac_interface: str = "eth0"
+    release_file: str = ""
+    release_key: str = "APOLLO_VERSION"
+
+    @property
+    def release_source(self) -> str:
+        """The file that says which release is installed."""
+        return self.release_file or self.environment_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +128,10 @@ def _one_of(*words: str) -> _Rule:
     return _Rule(f"one of {', '.join(map(repr, words))}", lambda value: value in words)
 
 
+def _or_off(rule: _Rule) -> _Rule:
+    return _Rule(f"{rule.expected}, or ''", lambda value: value == "" or rule.accepts(value))
+
+
 _PATH = _Rule("an absolute path", lambda value: isinstance(value, str) and value.startswith("/") and "\0" not in value)
 _NAME = _Rule("a text that is not empty", lambda value: isinstance(value, str) and bool(value.strip()))
 _ADDRESS = _Rule(
@@ -126,7 +143,14 @@ _RULES: dict[str, dict[str, _Rule]] = {
     "state": {"path": _PATH, "anchor": _one_of("none", "tpm"), "anchor_tcti": _NAME},
     "bus": {"address": _ADDRESS},
     "trust": {"root": _PATH},
-    "identity": {"environment_file": _PATH},
+    "identity": {
+        "environment_file": _PATH,
+        "soc_serial": _or_off(_PATH),
+        "emmc_cid": _or_off(_PATH),
+        "mac_interface": _or_off(_NAME),
+        "release_file": _or_off(_PATH),
+        "release_key": _or_off(_NAME),
+    },
     "policy": {
         "enforcement": _one_of("deprovision", "report"),
         "settle_s": _between(1, 3_600),

@@ -29,17 +29,19 @@ from .adapters import clock, dbus, identity, journal, mqtt, systemd, tpm
 from .controller.anchoring import Anchoring
 from .controller.audience import Audience
 from .controller.keeper import Keeper
+from .controller.licensing import Licensing
 from .controller.loop import Controller
 from .controller.policy import Policy
 from .controller.service import Service
 from .controller.storage_report import StorageReport
 from .controller.telling import tell
-from .documents import envelope
-from .documents.payloads import GRANT_TYPE
-from .documents.trust import Root, load_root
+from .controller.trusting import Trusted
+from .documents.keys import SigningKey
+from .documents.trust import Trust, load_trust
 from .domain import messages
-from .domain.errors import ConfigError, DocumentError, LedgerCorruptError, LicensedError, StorageError
-from .domain.ledger_state import GrantInstalled, LedgerState
+from .domain.binding import Identity
+from .domain.errors import ConfigError, LicensedError, StorageError
+from .domain.ledger_state import LedgerState
 from .formats.ledger import encode_snapshot
 from .ledger_writer import LedgerWriter
 from .store.area import FILES
@@ -106,18 +108,19 @@ def _fill_empty_directory(path: Path, install_code: str) -> None:
 
 
 async def _serve(settings: config.Config, config_path: Path) -> int:
-    root = _load_root(Path(settings.trust.root))
-    install_code = identity.read_install_code(Path(settings.identity.environment_file))
+    trusted = Trusted(_load_trust(Path(settings.trust.root)))
+    known_as = _identity(settings.identity)
     clocks, manager = clock.SystemClocks(), systemd.Notifier()
     path = Path(settings.state.path)
-    _fill_empty_directory(path, install_code)
+    _fill_empty_directory(path, known_as.install_code)
     ledger = LedgerWriter(path)
     anchoring = Anchoring(tpm.TpmCounter(settings.state.anchor_tcti) if settings.state.anchor == "tpm" else None)
     keeper = Keeper(
         ledger,
         clocks,
-        install_code=install_code,
-        verify_grant=lambda each: _verify(each, root),
+        identity=known_as,
+        check_documents=trusted.check,
+        new_seed=lambda: SigningKey.generate().seed,
         floor_s=BUILD_TIME_S,
         anchoring=anchoring,
     )
@@ -140,17 +143,30 @@ async def _serve(settings: config.Config, config_path: Path) -> int:
             settings.policy.max_devices,
             is_reporting_only=settings.policy.enforcement == "report",
         ),
-        install_code=install_code,
+        install_code=known_as.install_code,
         version=VERSION,
+        trusted=trusted,
+        anchor=anchoring.kind,
     )
     storage = StorageReport(keeper, ledger, anchoring, clocks, path=settings.state.path)
-    service = Service(controller, keeper, clocks, audience, root=root, install_code=install_code, storage=storage)
+    licensing = Licensing(controller, keeper, clocks, trusted, anchoring, identity=known_as)
+    service = Service(
+        controller,
+        keeper,
+        clocks,
+        audience,
+        licensing,
+        controller.noticing,
+        storage,
+        install_code=known_as.install_code,
+    )
     bus = dbus.DbusService(address=settings.bus.address)
     stopping = _stop_on_signals()
     reload = functools.partial(_reload, config_path, settings, manager)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     try:
         await controller.open()
+        await licensing.see_release(_release(settings.identity))
         await bus.start(service)
         audience.listener = bus
         tell(messages.STARTED, VERSION=VERSION, STORAGE=keeper.storage.value)
@@ -213,24 +229,20 @@ async def _until_stopped(stopping: asyncio.Event, *works: Coroutine[object, obje
                 task.result()
 
 
-def _load_root(path: Path) -> Root:
+def _load_trust(path: Path) -> Trust:
     try:
-        return load_root(path.read_bytes())
+        return load_trust(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read the root of trust {path}: {error.strerror}") from error
 
 
-def _verify(installed: GrantInstalled, root: Root) -> None:
-    """The stored grant is verified again at each start; one that does not verify was not written by this daemon."""
-    try:
-        envelope.verify(
-            installed.envelope,
-            payload_type=GRANT_TYPE,
-            keys=root.keys_for(GRANT_TYPE),
-            threshold=root.threshold_for(GRANT_TYPE),
-        )
-    except DocumentError as error:
-        raise LedgerCorruptError(f"cannot use the grant in the ledger: {error}") from error
+def _release(settings: config.Identity) -> str:
+    return identity.read_release(Path(settings.release_source), settings.release_key)
+
+
+def _identity(settings: config.Identity) -> Identity:
+    factors = identity.read_factors(settings.soc_serial, settings.emmc_cid, settings.mac_interface)
+    return Identity(identity.read_install_code(Path(settings.environment_file)), factors)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from smartserver_licensed.controller.anchoring import Anchoring
-from smartserver_licensed.controller.keeper import Keeper
+from smartserver_licensed.controller.licensing import Licensing
 from smartserver_licensed.controller.loop import Controller
 from smartserver_licensed.controller.policy import Policy
 from smartserver_licensed.controller.ports import Anchor
 from smartserver_licensed.controller.service import Service
 from smartserver_licensed.controller.storage_report import StorageReport
+from smartserver_licensed.controller.trusting import Trusted
+from smartserver_licensed.domain.binding import Identity
 from smartserver_licensed.domain.errors import LicensedError
 from smartserver_licensed.domain.ledger_state import LedgerState
 from smartserver_licensed.domain.licenses import License, LicenseType
@@ -34,8 +36,8 @@ from smartserver_licensed.formats.ledger import encode_snapshot
 from smartserver_licensed.ledger_writer import LedgerWriter
 from smartserver_licensed.store.area import FILES
 from smartserver_licensed.store.log import create
-from support.documents import GRANT, NOW, make_root, sealed
-from support.ports import Nobody, RecordingBroker, SetClocks
+from support.documents import GRANT, NOW, make_trust, sealed
+from support.ports import Nobody, RecordingBroker, SetClocks, keeper_of
 
 INSTALL_CODE = "17qtest"
 _FB, _RQ = f"glp/0/{INSTALL_CODE}/fb/dev/modbus", f"glp/0/{INSTALL_CODE}/rq/dev/modbus"
@@ -110,14 +112,8 @@ class Plant:
         self._broker = MemoryBroker(retained=self._retained)
         self.ledger = self._open_ledger(self.directory)
         anchoring = Anchoring(self.anchor)
-        self.keeper = Keeper(
-            self.ledger,
-            self._clocks,
-            install_code=INSTALL_CODE,
-            verify_grant=lambda _: None,
-            floor_s=NOW,
-            anchoring=anchoring,
-        )
+        self.keeper = keeper_of(self.ledger, self._clocks, anchoring=anchoring)
+        trusted = Trusted(make_trust())
         self.controller = Controller(
             broker=self._broker,
             keeper=self.keeper,
@@ -127,16 +123,22 @@ class Plant:
             policy=Policy(),
             install_code=INSTALL_CODE,
             version="0",
+            trusted=trusted,
+            anchor=anchoring.kind,
         )
         report = StorageReport(self.keeper, self.ledger, anchoring, self._clocks, path=str(self.directory))
+        licensing = Licensing(
+            self.controller, self.keeper, self._clocks, trusted, anchoring, identity=Identity(INSTALL_CODE)
+        )
         self._service = Service(
             self.controller,
             self.keeper,
             self._clocks,
             Nobody(),
-            root=make_root(),
+            licensing,
+            self.controller.noticing,
+            report,
             install_code=INSTALL_CODE,
-            storage=report,
         )
         await self.controller.open()
         self._tasks.append(asyncio.create_task(self.controller.run()))

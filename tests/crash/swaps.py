@@ -19,14 +19,12 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from smartserver_licensed.controller.keeper import Keeper
 from smartserver_licensed.domain.ledger_state import LedgerState
 from smartserver_licensed.domain.status import Storage
 from smartserver_licensed.formats.ledger import decode_snapshot, encode_snapshot
 from smartserver_licensed.ledger_writer import LedgerWriter
 from smartserver_licensed.store.area import AREA_BYTES, FILES
-from support.documents import NOW
-from support.ports import SetClocks
+from support.ports import SetClocks, keeper_of
 
 from .damage import count
 from .images import Image, Life, grown
@@ -77,7 +75,7 @@ def put(directory: Path, *contents: bytes) -> None:
 async def opened(directory: Path) -> tuple[Storage, bytes]:
     """What a daemon's start makes of the files: the condition, and the state where it has one."""
     ledger = LedgerWriter(directory)
-    keeper = Keeper(ledger, SetClocks(), install_code=ME, verify_grant=lambda _: None, floor_s=NOW)
+    keeper = keeper_of(ledger, SetClocks(), install_code=ME)
     try:
         await keeper.open()
         return keeper.storage, _said(keeper.state) if keeper.state is not None else b""

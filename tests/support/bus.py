@@ -11,11 +11,18 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from smartserver_licensed.domain.errors import EnvelopeError, UnknownDeviceError
+from smartserver_licensed.domain.errors import (
+    ArgumentError,
+    EnvelopeError,
+    ReturnLeavesExcessError,
+    UnknownContactError,
+    UnknownDeviceError,
+    UnknownLicenseError,
+)
 from smartserver_licensed.domain.status import Clock, Maintenance, State, Status, Storage, Totals
 from smartserver_licensed.formats.bus import Plain
 
@@ -110,11 +117,17 @@ def on_bus(address: str) -> dict[str, str]:
 
 @dataclass
 class LicenseAnswers:
-    """Answers from plain data; what was installed is kept in `installed`."""
+    """Answers from plain data; what was installed is kept in `installed`, what was asked for in `asked`.
+
+    Its one license, L-1, has 200 devices, of which 37 are in use.
+    """
 
     current: Status = STATUS
     devices: int = 3
     installed: list[bytes] = field(default_factory=list)
+    asked: list[tuple[object, ...]] = field(default_factory=list)
+    returns: list[dict[str, Plain]] = field(default_factory=list)
+    notice_days: list[int] = field(default_factory=list)
 
     def status(self) -> Status:
         return self.current
@@ -210,3 +223,75 @@ class LicenseAnswers:
         findings = self.verify_document(data)
         self.installed.append(data)
         return {"seq": 7, **findings}
+
+    def list_notices(self) -> list[dict[str, Plain]]:
+        return [
+            {
+                "kind": "expiry",
+                "key": "maintenance",
+                "threshold": 90,
+                "sentence": "Maintenance for 200 devices ends on 2028-03-01.",
+                "due": "2028-03-01",
+            }
+        ]
+
+    async def set_notice_days(self, days: Sequence[int]) -> None:
+        if not days:
+            raise ArgumentError("cannot set the days of notices: there is none, expected 1 to 16")
+        self.notice_days = list(days)
+
+    def check_update(self, version: str, kind: str, released: str) -> dict[str, Plain]:
+        self.asked.append((version, kind, released))
+        allowed = kind != "platform"
+        return {
+            "allowed": allowed,
+            "code": "" if allowed else "platform-not-covered",
+            "sentence": f"{version} may be installed." if allowed else "No license names this platform.",
+            "license_id": "M-1" if allowed else "",
+            "installed": "3.5.1",
+        }
+
+    async def confirm_update(self, version: str) -> dict[str, Plain]:
+        return {"installed": version, "consumed": "U-1"}
+
+    def list_returns(self) -> list[dict[str, Plain]]:
+        return self.returns
+
+    def get_return(self, number: int) -> bytes:
+        if not 1 <= number <= len(self.returns):
+            raise UnknownContactError(f"cannot give return {number}: none of that number is kept")
+        return b'{"return": %d}' % number
+
+    def preview_return(self, license_id: str, devices: int) -> dict[str, Plain]:
+        if license_id != "L-1":
+            raise UnknownLicenseError(f"cannot return {license_id!r}: no such license is installed")
+        after = 200 - (devices or 200)
+        excess = max(0, 37 - max(1, after))
+        return {
+            "capacity_before": 200,
+            "capacity_after": after,
+            "used": 37,
+            "excess": excess,
+            "devices_affected": [f"lon/d{number:05}" for number in reversed(range(36 - excess, 36))],
+            "grace_days": 30,
+        }
+
+    async def create_request(
+        self, customer_id: str, licenses: Sequence[str], *, is_new_key: bool, is_fresh: bool
+    ) -> bytes:
+        self.asked.append((customer_id, tuple(licenses), is_new_key, is_fresh))
+        return b'{"request": %d}' % (len(self.installed) + 1)  # the same until an answer is installed
+
+    async def create_return(
+        self, license_id: str, devices: int, *, over_capacity: bool, revoke_excess: bool, another: bool
+    ) -> bytes:
+        excess = self.preview_return(license_id, devices)["excess"]
+        if excess and not (over_capacity or revoke_excess):
+            raise ReturnLeavesExcessError(
+                f"cannot return {license_id!r}: {excess} devices would run beyond the capacity"
+            )
+        self.asked.append((license_id, devices, over_capacity, revoke_excess, another))
+        number = len(self.returns) + 1
+        made: dict[str, Plain] = {"made_at": "2026-02-03T04:05:06Z", "acknowledged": False}
+        self.returns.append({"number": number, "license_id": license_id, "devices": devices or 200, **made})
+        return self.get_return(number)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from smartserver_licensed.documents.envelope import seal
 from smartserver_licensed.documents.keys import SigningKey
 from smartserver_licensed.documents.payloads import GRANT_TYPE, encode_grant
-from smartserver_licensed.documents.trust import ROOT_TYPE, Role, Root
+from smartserver_licensed.documents.trust import ROOT_TYPE, Role, Root, Trust, load_trust, seal_root
 from smartserver_licensed.domain.licenses import Grant, License, LicenseType
 from smartserver_licensed.domain.timekeeping import from_iso
 
@@ -48,6 +48,40 @@ def make_root(*, threshold: int = 1, allow_unactivated: bool = True, version: in
         allow_unactivated=allow_unactivated,
         emergency_max_devices=100,
     )
+
+
+def make_trust(root: Root | None = None) -> Trust:
+    """What a SmartServer trusts that was shipped with this root, or with `make_root()`."""
+    return load_trust(seal_root(root or make_root(), [ROOT_KEY]))
+
+
+def root_key(version: int) -> SigningKey:
+    """The key that signs root `version` of `rotated_roots`."""
+    return SigningKey(bytes([100 + version]) * 31 + b"\x01")
+
+
+def grant_key(version: int) -> SigningKey:
+    """The key that signs grants under root `version` of `rotated_roots`, and under no other."""
+    return SigningKey(bytes([100 + version]) * 31 + b"\x02")
+
+
+def rotated_root(version: int) -> Root:
+    """Root `version` of an authority that changes all keys with each root."""
+    keys = (root_key(version), grant_key(version))
+    ids = [each.public.key_id for each in keys]
+    return replace(
+        make_root(version=version),
+        keys={each.public.key_id: each.public for each in keys},
+        roles={ROOT_TYPE: Role((ids[0],), 1), GRANT_TYPE: Role((ids[1],), 1)},
+    )
+
+
+def rotated_roots(count: int) -> list[bytes]:
+    """The envelopes of roots 1 to `count`, each signed by its own key and by that of the root before."""
+    return [
+        seal_root(rotated_root(version), [root_key(each) for each in (version - 1, version) if each])
+        for version in range(1, count + 1)
+    ]
 
 
 def sealed(grant: Grant, *keys: SigningKey) -> bytes:

@@ -6,11 +6,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from smartserver_licensed.controller.anchoring import Anchoring
+from smartserver_licensed.controller.keeper import Keeper
+from smartserver_licensed.controller.ports import Clocks, Ledger
+from smartserver_licensed.domain.binding import NO_FACTORS, Factors, Identity
 from smartserver_licensed.domain.errors import StorageError
+from smartserver_licensed.domain.ledger_state import LedgerState
 from smartserver_licensed.domain.status import Status
 from smartserver_licensed.domain.trusted_time import Reading
 from smartserver_licensed.formats.bus import Plain
 from smartserver_licensed.formats.connection import BrokerEvent
+from support.documents import INSTALL_CODE, NOW
 
 
 @dataclass
@@ -48,6 +54,31 @@ class RecordingBroker:
         return lics
 
 
+DEVICE_SEED = b"\x05" * 32
+
+
+def keeper_of(
+    ledger: Ledger,
+    clocks: Clocks,
+    *,
+    install_code: str = INSTALL_CODE,
+    factors: Factors = NO_FACTORS,
+    check_documents: Callable[[LedgerState], None] = lambda _: None,
+    floor_s: int = NOW,
+    anchoring: Anchoring | None = None,
+) -> Keeper:
+    """A keeper that finds every document in order, and makes one device key."""
+    return Keeper(
+        ledger,
+        clocks,
+        identity=Identity(install_code, factors),
+        check_documents=check_documents,
+        new_seed=lambda: DEVICE_SEED,
+        floor_s=floor_s,
+        anchoring=anchoring,
+    )
+
+
 class Nobody:
     """Implements `controller.ports.Announcer` and `Notifier`; hears all, keeps nothing."""
 
@@ -56,6 +87,8 @@ class Nobody:
     def rejected(self, device: str, reason: str, details: Mapping[str, Plain]) -> None: ...
 
     def license_changed(self, summary: Mapping[str, Plain]) -> None: ...
+
+    def noticed(self, kind: str, details: Mapping[str, Plain]) -> None: ...
 
     def tampered(self, topic: str, details: Mapping[str, Plain]) -> None: ...
 

@@ -37,6 +37,11 @@ class Audience:
         if self.listener is not None:
             self.listener.license_changed(summary)
 
+    def noticed(self, kind: str, details: Mapping[str, Plain]) -> None:
+        """Emit Notice."""
+        if self.listener is not None:
+            self.listener.noticed(kind, details)
+
     def tampered(self, topic: str, details: Mapping[str, Plain]) -> None:
         """Emit TamperDetected."""
         if self.listener is not None:

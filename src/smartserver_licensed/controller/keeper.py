@@ -3,8 +3,9 @@
 Rules (STATE.md):
 - persist, then apply, then (the caller) announce; a failed write or sync is final: memory is dropped and the ledger is
   recovered as at start, with pauses of 1…60 s;
-- the ledger of another SmartServer is not read; a grant that does not verify under the root makes it `corrupt`: what
-  runs keeps running, nothing new is admitted;
+- the ledger of another SmartServer is not read; a grant that does not verify under its root makes it `corrupt`: what
+  runs keeps running, nothing new is admitted; one whose board or install code was exchanged is served (`binding`);
+- a new ledger is bound to the board and gets a device key before anything else;
 - `rolled-back` and `anchor-lost`: nothing is admitted, but a new grant is taken, and mends it;
 - what was repaired stays said, over restarts too, until somebody acknowledges it;
 - every commit carries how far trusted time, the grace and the wear have come; one alone at least hourly.
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from smartserver_licensed.domain import messages, overcapacity
+from smartserver_licensed.domain import binding, messages, overcapacity
+from smartserver_licensed.domain.binding import Binding, Identity
 from smartserver_licensed.domain.errors import (
     AnchorError,
     LedgerBusyError,
@@ -32,6 +34,8 @@ from smartserver_licensed.domain.errors import (
 from smartserver_licensed.domain.ledger_state import (
     AdoptionChanged,
     Anchored,
+    Bound,
+    Enrolled,
     Event,
     GrantInstalled,
     LedgerState,
@@ -69,16 +73,21 @@ class Keeper:
         ledger: Ledger,
         clocks: Clocks,
         *,
-        install_code: str,
-        verify_grant: Callable[[GrantInstalled], None],
+        identity: Identity,
+        check_documents: Callable[[LedgerState], None],
+        new_seed: Callable[[], bytes],
         floor_s: int,
         anchoring: Anchoring | None = None,
     ) -> None:
-        """`floor_s`: no time before this one is believed (the build's). `verify_grant` raises a DocumentError."""
+        """`floor_s`: no time before this one is believed (the build's). `new_seed` makes the seed of a device key.
+
+        `check_documents` raises LedgerCorruptError where roots or grant of a ledger do not verify.
+        """
         self._ledger = ledger
         self._clocks = clocks
-        self._install_code = install_code
-        self._verify_grant = verify_grant
+        self._identity = identity
+        self._check_documents = check_documents
+        self._new_seed = new_seed
         self._floor_s = floor_s
         self._anchoring = anchoring or Anchoring(None)
         self._pause_s = _FIRST_PAUSE_S
@@ -111,9 +120,17 @@ class Keeper:
         return self._held or self._verified
 
     @property
-    def takes_grants(self) -> bool:
-        """Whether a new grant can be made durable: also where it is what mends the condition."""
+    def takes_documents(self) -> bool:
+        """Whether a request or a new grant can be made durable: also where it is what mends the condition."""
         return self._held is not None
+
+    @property
+    def binding(self) -> Binding:
+        """How the ledger stands to this board; without a state nothing is wrong with it."""
+        return self._judge(self._held) if self._held else Binding.BOUND
+
+    def _judge(self, state: LedgerState) -> Binding:
+        return binding.judge(Identity(state.install_code, state.factors), self._identity)
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -168,13 +185,16 @@ class Keeper:
         state = ledger_format.decode_snapshot(recovered.snapshot)
         rewritten = state.installed  # an event with a newer one: the rewrite after it was cut off
         self._replay(state, recovered.events)
-        is_changed = bool(recovered.repairs) or not state.install_code or state.installed is not rewritten
-        if not state.install_code:
-            state.install_code = self._install_code  # made before the SmartServer had its code: bound by `settle`
-        if state.install_code != self._install_code:
+        is_changed = bool(recovered.repairs) or state.installed is not rewritten
+        for event in self._first_events(state):
+            state.apply(event)
+            is_changed = True
+        if self._judge(state) is Binding.FOREIGN:
             raise LedgerForeignError(
-                f"cannot use the ledger: it is that of {state.install_code!r}, this is {self._install_code!r}"
+                f"cannot use the ledger: it is that of {state.install_code!r} on another board, "
+                f"this is {self._identity.install_code!r}"
             )
+        self._check_documents(state)
         if recovered.repairs:
             known = [state.repair] if state.repair else []
             state.apply(RepairNoted("; ".join([*known, *recovered.repairs])[-_LONGEST_REPAIR:]))
@@ -196,8 +216,16 @@ class Keeper:
         for body in events:
             for event in ledger_format.decode_events(body):
                 state.apply(event)
-        if state.installed is not None and state.install_code in {"", self._install_code}:
-            self._verify_grant(state.installed)
+
+    def _first_events(self, state: LedgerState) -> list[Event]:
+        """What a ledger lacks that has not been on this SmartServer yet, or not since it knows its hardware."""
+        events: list[Event] = []
+        has_new_factors = not state.factors.count and self._identity.factors.count > 0
+        if not state.install_code or (has_new_factors and state.install_code == self._identity.install_code):
+            events.append(Bound(self._identity))
+        if not state.device_seed and state.install_code in {"", self._identity.install_code}:
+            events.append(Enrolled(self._new_seed()))
+        return events
 
     async def _look_at_anchor(self) -> None:
         if self._held is None:
@@ -236,9 +264,10 @@ class Keeper:
         try:
             state = ledger_format.decode_snapshot(error.snapshot)
             self._replay(state, error.events)
+            self._check_documents(state)
         except StorageError:
             return None
-        return state if state.install_code == self._install_code else None
+        return state if self._judge(state) is not Binding.FOREIGN else None
 
     def _pause(self) -> None:
         """The next try; pauses grow until all was well for as long as the longest one: each opening writes."""
@@ -261,7 +290,15 @@ class Keeper:
         """Make events durable, then apply them. False: the ledger failed, and memory is dropped."""
         return self.state is not None and await self._make_durable(events, self.grace() if grace is None else grace)
 
-    async def commit_license(self, event: GrantInstalled) -> bool:
+    async def commit_contact(self, events: Sequence[Event]) -> bool:
+        """Make a request durable before it leaves: also where a new grant is what mends the condition.
+
+        False: as for `commit`. Raises SnapshotTooLargeError; then nothing has changed.
+        """
+        self._check_size(events)
+        return await self._make_durable(events, self.grace())
+
+    async def commit_license(self, events: Sequence[Event]) -> bool:
         """Make a license event durable, leave no earlier copy of the state to go back to, and count it.
 
         True once it is durable: what fails afterwards is done again at the next opening. False: as for `commit`.
@@ -269,23 +306,14 @@ class Keeper:
         """
         if self._held is None:
             return False
-        known = self._held.installed.grant.seq if self._held.installed else 0
-        if self.storage is Storage.ROLLED_BACK:
-            known += await self._anchoring.missed(self._held.anchored)  # each had a seq of its own, at least one higher
-        if event.grant.seq <= known:
-            raise StaleGrantError(f"cannot install: seq {event.grant.seq} is no newer than what was installed, {known}")
-        size_bytes = len(ledger_format.encode_snapshot(self._held)) + 2 * len(event.envelope)
-        if size_bytes > ledger_format.MAX_STATE_BYTES:
-            raise SnapshotTooLargeError(
-                f"cannot keep the license: the state would have {size_bytes} bytes, "
-                f"the limit is {ledger_format.MAX_STATE_BYTES}"
-            )
-        events: list[Event] = [event]
+        await self._check_seq(events)
+        self._check_size(events)
+        wanted = list(events)
         if (count := await self._anchoring.next_count(self._held.anchored)) != self._held.anchored:
-            events.append(Anchored(count))
+            wanted.append(Anchored(count))
         if self._may_be_old:  # who was admitted since the copy was made runs, and must go on
-            events.append(AdoptionChanged(is_adopting=True))
-        if not await self._make_durable(events, self.grace()):
+            wanted.append(AdoptionChanged(is_adopting=True))
+        if not await self._make_durable(wanted, self.grace()):
             return False
         if not await self._rewrite() or not await self._make_durable([], self.grace()):  # a commit after every rewrite
             return True
@@ -296,6 +324,34 @@ class Keeper:
         else:
             self._set_well()
         return True
+
+    async def least_seq(self) -> int:
+        """The highest `seq` that may have been installed here; raises AnchorError.
+
+        More than the ledger knows of where it is an old copy: every license event that it missed may have been a grant.
+        """
+        if self._held is None:
+            return 0
+        known = self._held.installed.grant.seq if self._held.installed else 0
+        if self.storage is Storage.ROLLED_BACK:
+            known += await self._anchoring.missed(self._held.anchored)
+        return known
+
+    async def _check_seq(self, events: Sequence[Event]) -> None:
+        grant = next((each.grant for each in events if isinstance(each, GrantInstalled)), None)
+        if grant is not None and grant.seq <= (known := await self.least_seq()):
+            raise StaleGrantError(f"cannot install: seq {grant.seq} is no newer than what was installed, {known}")
+
+    def _check_size(self, events: Sequence[Event]) -> None:
+        if self._held is None:
+            return
+        added = len(ledger_format.encode_events(events, TimeMarked(0, self._grace)))
+        size_bytes = len(ledger_format.encode_snapshot(self._held)) + added
+        if size_bytes > ledger_format.MAX_STATE_BYTES:
+            raise SnapshotTooLargeError(
+                f"cannot keep the document: the state would have {size_bytes} bytes, "
+                f"the limit is {ledger_format.MAX_STATE_BYTES}"
+            )
 
     async def acknowledge_repair(self) -> str:
         """Take the condition `degraded` back. What was repaired; empty where nothing was. Raises WriteFailedError."""

@@ -15,17 +15,17 @@ What this module does not do: it reads no message (`observing`), decides nothing
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 from smartserver_licensed.domain import messages, withholding
 from smartserver_licensed.domain.admission import Admission
+from smartserver_licensed.domain.binding import NO_FACTORS, Binding, assurance
 from smartserver_licensed.domain.counting import SMARTSERVER, UnitId, only_device
 from smartserver_licensed.domain.devices import DeviceState
-from smartserver_licensed.domain.entitlement import capacity, ended_grace_days, next_end
 from smartserver_licensed.domain.facts import Device
-from smartserver_licensed.domain.ledger_state import Cause, GrantInstalled, LedgerState, SeatGiven, SeatLost
-from smartserver_licensed.domain.licenses import License
+from smartserver_licensed.domain.ledger_state import Cause, Event, LedgerState, SeatGiven, SeatLost
 from smartserver_licensed.domain.overcapacity import Grace
 from smartserver_licensed.domain.refusal import Refusal, RefusalLimit, SeatRequest, refuse
 from smartserver_licensed.domain.seats import HUNDRED, Decision, Entitled, by_hundreds
@@ -35,8 +35,10 @@ from smartserver_licensed.formats.bus import Plain
 from smartserver_licensed.formats.connection import BrokerEvent
 
 from .enforcing import Enforcer
+from .entitling import Entitlement, Entitling
 from .guarding import Guard
 from .keeper import Keeper
+from .noticing import Noticing
 from .observing import Observer
 from .outbox import Outbox
 from .policy import Policy
@@ -45,6 +47,7 @@ from .rationing import Ration
 from .showing import Display
 from .speaking import Speaker
 from .telling import tell
+from .trusting import Trusted
 
 AUDIT_INTERVAL_S = 3_600.0
 LONGEST_WAIT_S = 1.0
@@ -67,6 +70,8 @@ class Controller:
         policy: Policy,
         install_code: str,
         version: str,
+        trusted: Trusted,
+        anchor: str,
     ) -> None:
         self._broker = broker
         self._keeper = keeper
@@ -75,6 +80,9 @@ class Controller:
         self._notifier = notifier
         self._install_code = install_code
         self._version = version
+        self._anchor = anchor
+        self._entitling = Entitling()
+        self._entitlement = Entitlement()
         self._outbox = Outbox(broker, clocks.wall_ms)
         self._speaker = Speaker(self._outbox, self._reads_lic)
         self._enforcer = Enforcer(self._outbox, self._reads_lic, is_reporting_only=policy.is_reporting_only)
@@ -83,6 +91,7 @@ class Controller:
         self._entitled = Entitled(0, None)
         self._is_ledger_full = False
         self._display = Display(announcer, notifier, self._outbox, clocks, self._make_status())
+        self.noticing = Noticing(keeper, trusted, self._outbox, announcer, now_s=clocks.monotonic())
         self._limit = RefusalLimit()
         self._refusals = Ration(messages.SEAT_REFUSED)
         self._rations = (self._refusals, self._guard.ration, self._enforcer.ration)
@@ -118,16 +127,34 @@ class Controller:
                 await asyncio.sleep(0)  # 64 KiB of JSON may take 6 ms
                 turn_ends_at = self._clocks.monotonic() + _TURN_S
 
-    async def commit_license(self, event: GrantInstalled) -> bool:
-        """Make a license event durable and act on it in the same breath. Raises as the keeper does."""
+    async def commit_license(self, make: Callable[[LedgerState], Sequence[Event]]) -> bool:
+        """Make a license event durable and act on it in the same breath; `make` sees the state as it is then.
+
+        False: the ledger failed. Raises as `make` and the keeper do; then nothing has changed.
+        """
         async with self._lock:
-            had_state = self._keeper.state is not None
-            is_durable = await self._keeper.commit_license(event)
+            state, had_state = self._keeper.shown, self._keeper.state is not None
+            if state is None:
+                return False
+            events = make(state)
+            is_durable = await self._keeper.commit_license(events)
             if had_state and self._keeper.state is not None:
                 self.admission.mark_all(self._keeper.state)
             else:
                 self._state_changed()
             await self._batch()
+            if is_durable:
+                await self._announce(events, frozenset())
+                self._tell_counts([], [each.unit for each in events if isinstance(each, SeatLost)])
+            return is_durable
+
+    async def commit_contact(self, make: Callable[[LedgerState], Sequence[Event]]) -> bool:
+        """Make a request durable; as `commit_license`, but nothing of what is decided depends on it."""
+        async with self._lock:
+            state, had_state = self._keeper.shown, self._keeper.state is not None
+            is_durable = state is not None and await self._keeper.commit_contact(make(state))
+            if had_state and self._keeper.state is None:
+                self._state_changed()
             return is_durable
 
     async def acknowledge_repair(self) -> str:
@@ -155,15 +182,20 @@ class Controller:
             await self._speak(now_s)
         for topic, payload, device in self._observer.take_foreign():
             self._guard.found(topic, payload, device, self.totals(), now_s)
+        await self.noticing.on_time(self.totals(), is_current=self._observer.is_current, now_s=now_s)
         self._replace_status()
 
     def _look_at_licenses(self) -> None:
-        now, licenses, state = self._keeper.now(), self.licenses(), self._keeper.state
+        state = self._keeper.state
+        self._entitlement = self._entitling.look(self._keeper.shown, self._keeper.now())
         room = self._keeper.room_for_seats()
         if state is not None and room == 0 and not self._is_ledger_full:
             tell(messages.LEDGER_FULL, SEATS=len(state.seats))
         self._is_ledger_full = room == 0
-        self._entitled = Entitled(capacity(licenses, now), ended_grace_days(licenses, now), room=room)
+        is_bound = self._keeper.binding is Binding.BOUND
+        self._entitled = Entitled(
+            self._entitlement.capacity, self._entitlement.ended_grace_days, is_bound=is_bound, room=room
+        )
 
     async def _on_time(self, now_s: float) -> None:
         if self._keeper.retry_at is not None and now_s >= self._keeper.retry_at:
@@ -195,7 +227,8 @@ class Controller:
         self._keeper.has_excess = self.totals().excess > 0
         await self._speak(now_s)  # lic first: a device waits for it, ev/lic is for the record
         self._broker.flush()
-        await self._announce(decision, newly)
+        await self._announce(decision.events, newly)
+        self._tell_counts(decision.adopted, decision.revoked)
         await self._refuse(decision.refusals, now_s)
 
     async def _decision(self, state: LedgerState, grace: Grace, now_s: float) -> Decision:
@@ -221,7 +254,13 @@ class Controller:
             for device in self._speaker.speak(answers, totals=self.totals(), now_s=now_s):
                 facts.forget(device)
         is_usable = self._keeper.state is not None
-        await self._refuse([refuse(each, totals=self.totals(), is_storage_usable=is_usable) for each in unasked], now_s)
+        await self._refuse(
+            [
+                refuse(each, totals=self.totals(), is_storage_usable=is_usable, is_bound=self._entitled.is_bound)
+                for each in unasked
+            ],
+            now_s,
+        )
 
     def answer(self, device: Device) -> Answer:
         """What a device should hear now; the rule is `withholding`'s."""
@@ -241,9 +280,9 @@ class Controller:
     def _reads_lic(self, protocol: str) -> bool | None:
         return self.admission.facts.reads_lic(protocol)
 
-    async def _announce(self, decision: Decision, newly: set[UnitId]) -> None:
+    async def _announce(self, events: Iterable[Event], newly: AbstractSet[UnitId]) -> None:
         totals = self.totals()
-        async for some in _in_turns(decision.events):
+        async for some in _in_turns(events):
             for event in some:
                 match event:
                     case SeatGiven(unit) if unit in newly:
@@ -251,10 +290,11 @@ class Controller:
                     case SeatLost(unit, cause):
                         kind = "revocation" if cause in {Cause.GRACE_ENDED, Cause.REVOKED} else "release"
                         self._say_event(kind, unit, cause.value, totals)
-        if decision.adopted:
-            tell(messages.ADOPTED, COUNT=len(decision.adopted), DEVICE=decision.adopted[0], CAPACITY=totals.capacity)
-        if decision.revoked:
-            tell(messages.REVOKED, COUNT=len(decision.revoked), DEVICE=decision.revoked[0], CAPACITY=totals.capacity)
+
+    def _tell_counts(self, adopted: Sequence[UnitId], revoked: Sequence[UnitId]) -> None:
+        for message, units in ((messages.ADOPTED, adopted), (messages.REVOKED, revoked)):
+            if units:
+                tell(message, COUNT=len(units), DEVICE=units[0], CAPACITY=self.totals().capacity)
 
     def _say_event(self, kind: str, unit: UnitId, reason: str | None, totals: Totals) -> None:
         members = self.admission.facts.members(unit)
@@ -304,16 +344,16 @@ class Controller:
             self._next_audit_at,
             *(each.due_at for each in self._rations),
             self._display.due_at,
+            self.noticing.due_at,
         ]
         if self._observer.is_current:  # nobody is spoken to before
             moments += [self._speaker.next_due_at(), self._enforcer.next_due_at()]
             moments.append(now_s if self.admission.is_due else None)
         if self._keeper.state is not None and self._observer.is_current:
-            now = self._keeper.now()
-            end = next_end(self.licenses(), now)
+            end = self._entitlement.next_end
             moments += [
                 self.admission.next_due_at(can_take=self.totals().free == 0),
-                now_s + end - now if end is not None else None,
+                now_s + end - self._keeper.now() if end is not None else None,
                 now_s + self._keeper.grace().remaining_s if self._keeper.has_excess else None,
             ]
         return min(each for each in moments if each is not None)
@@ -330,11 +370,6 @@ class Controller:
         """Facts and queues under the current SID."""
         return self._observer.admission
 
-    def licenses(self) -> tuple[License, ...]:
-        """The licenses of the installed grant, as far as the ledger can be read."""
-        state = self._keeper.shown
-        return state.installed.grant.licenses if state and state.installed else ()
-
     def totals(self) -> Totals:
         """The counts as of now, the capacity as of the last batch; O(1), and no clock is read."""
         state = self._keeper.shown
@@ -346,7 +381,12 @@ class Controller:
     def _make_status(self) -> Status:
         state, storage, totals = self._keeper.shown, self._keeper.storage, self.totals()
         return Status(
-            state=license_state(is_started=self._observer.is_started, storage=storage, is_bound=True, totals=totals),
+            state=license_state(
+                is_started=self._observer.is_started,
+                storage=storage,
+                is_bound=self._entitled.is_bound,
+                totals=totals,
+            ),
             totals=totals,
             storage=storage,
             clock=self._keeper.clock(),
@@ -354,8 +394,9 @@ class Controller:
             customer_id=state.installed.grant.customer_id if state and state.installed else "",
             segment_id=self._observer.sid or "",
             install_code=self._install_code,
-            assurance="install-code",
+            assurance=assurance(state.factors if state else NO_FACTORS, self._anchor),
             version=self._version,
+            maintenance=self._entitlement.maintenance,
         )
 
     def _replace_status(self) -> None:

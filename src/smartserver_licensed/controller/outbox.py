@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from smartserver_licensed.domain.devices import DeviceId
 from smartserver_licensed.domain.facts import Device
+from smartserver_licensed.domain.notices import Notice
 from smartserver_licensed.domain.refusal import Refusal
 from smartserver_licensed.domain.status import Status, Totals
 from smartserver_licensed.domain.withholding import Answer
@@ -78,6 +79,12 @@ class Outbox:
         error = iap_said.refusal_error(refusal, topic=iap.do_topic(self.sid, request.device), at_ms=self._wall_ms())
         self._publish(iap.error_topic(self.sid), error)
         self.event("rejection", str(request.unit), request.device, reason=refusal.code.value, totals=totals)
+
+    def warning(self, notice: Notice) -> None:
+        """One `ev/warning`, from which the CMS makes an alarm."""
+        if self.sid is not None:
+            topic = iap.status_topic(self.sid)
+            self._publish(iap.warning_topic(self.sid), iap_said.warning(notice, topic=topic, at_ms=self._wall_ms()))
 
     def event(
         self, kind: str, unit: str, device: DeviceId | None, *, reason: str | None, totals: Totals, topic: str = ""

@@ -136,6 +136,9 @@ class Announcer(Protocol):
     def license_changed(self, summary: Mapping[str, Plain]) -> None:
         """Emit LicenseChanged."""
 
+    def noticed(self, kind: str, details: Mapping[str, Plain]) -> None:
+        """Emit Notice."""
+
     def tampered(self, topic: str, details: Mapping[str, Plain]) -> None:
         """Emit TamperDetected."""
 

@@ -6,7 +6,8 @@ Rules (LICENSING §4; DSSE v1, protocol.md and envelope.md):
 - `keyid` only says which key to try, and is required: a document with any byte changed is refused. It is no identity:
   what counts is how many different trusted keys have signed;
 - base64 is the standard alphabet with padding and without spare bits: one encoding for one payload. (DSSE would allow
-  the URL-safe alphabet too.) Unknown members of the envelope are ignored, as DSSE demands.
+  the URL-safe alphabet too.) Unknown members of the envelope are ignored, as DSSE demands;
+- later roots travel in one such member, `roots`: it is not signed, each envelope in it is (`trust`).
 
 What this module does not do: it parses no payload (`payloads`, `trust`) and knows no key by itself.
 """
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from smartserver_licensed.domain.errors import (
     DocumentTooLargeError,
@@ -26,12 +28,26 @@ from smartserver_licensed.domain.errors import (
 )
 
 from . import strict_json
-from .keys import PublicKey, SigningKey
+from .keys import PublicKey
 from .strict_json import JsonValue
 
 MAX_DOCUMENT_BYTES = 64 * 1024
 MAX_SIGNATURES = 16  # each one costs a verification with every trusted key
+MAX_ROOTS = 64
 _MAX_DEPTH = 8
+
+
+class Signer(Protocol):
+    """What signs: a key in memory, or one that a token keeps."""
+
+    @property
+    def public(self) -> PublicKey:
+        """The key that verifies what it signs."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """The Ed25519 signature of the message, 64 bytes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +60,12 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What an envelope holds. Nothing in it is trusted."""
+    """What an envelope holds. Nothing in it is trusted. `roots`: envelopes that came with it, empty where none did."""
 
     payload_type: str
     payload: bytes
     signatures: tuple[Signature, ...]
+    roots: tuple[bytes, ...] = ()
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
@@ -76,6 +93,7 @@ def parse_envelope(data: bytes) -> Envelope:
         _text(value, "payloadType"),
         decode_base64(_text(value, "payload"), "payload"),
         tuple(_signature(each) for each in signatures),
+        _roots(value),
     )
 
 
@@ -85,12 +103,17 @@ def verify(data: bytes, *, payload_type: str, keys: Mapping[str, PublicKey], thr
     Raises DocumentTooLargeError, EnvelopeError, PayloadTypeError or SignatureError, in this order of checks.
     """
     envelope = parse_envelope(data)
+    check_type(envelope, payload_type)
+    check_signatures(envelope, keys=keys, threshold=threshold)
+    return envelope.payload
+
+
+def check_type(envelope: Envelope, payload_type: str) -> None:
+    """Raise PayloadTypeError unless it is a document of this type."""
     if envelope.payload_type != payload_type:
         raise PayloadTypeError(
             f"cannot accept the document: it is a {envelope.payload_type[:80]!r}, not a {payload_type!r}"
         )
-    check_signatures(envelope, keys=keys, threshold=threshold)
-    return envelope.payload
 
 
 def check_signatures(envelope: Envelope, *, keys: Mapping[str, PublicKey], threshold: int) -> None:
@@ -108,21 +131,34 @@ def check_signatures(envelope: Envelope, *, keys: Mapping[str, PublicKey], thres
         )
 
 
-def seal(payload_type: str, payload: bytes, signing_keys: Sequence[SigningKey]) -> bytes:
-    """The envelope of a payload, signed by each key in turn; the same input always gives the same bytes.
+def seal(payload_type: str, payload: bytes, signers: Sequence[Signer]) -> bytes:
+    """The envelope of a payload, signed by each signer in turn; the same input always gives the same bytes.
 
     Raises DocumentTooLargeError where nobody could read the result.
     """
     message = pae(payload_type, payload)
-    signatures: list[JsonValue] = [
-        {"keyid": key.public.key_id, "sig": encode_base64(key.sign(message))} for key in signing_keys
-    ]
-    data = strict_json.dump({"payload": encode_base64(payload), "payloadType": payload_type, "signatures": signatures})
-    if len(data) > MAX_DOCUMENT_BYTES:
-        raise DocumentTooLargeError(
-            f"cannot sign the document: {len(data)} bytes, the limit is {MAX_DOCUMENT_BYTES} bytes"
-        )
-    return data
+    return _dump(
+        Envelope(payload_type, payload, tuple(Signature(each.public.key_id, each.sign(message)) for each in signers))
+    )
+
+
+def attach_roots(data: bytes, roots: Sequence[bytes]) -> bytes:
+    """The same envelope with these envelopes of roots, oldest first, instead of those that it had.
+
+    Raises DocumentTooLargeError where nobody could read the result, EnvelopeError for what is no envelope or for more
+    than 64 roots.
+    """
+    if len(roots) > MAX_ROOTS:
+        raise EnvelopeError(f"cannot write the envelope: {len(roots)} roots, the limit is {MAX_ROOTS}")
+    return _dump(replace(parse_envelope(data), roots=tuple(without_roots(each) for each in roots)))
+
+
+def without_roots(data: bytes) -> bytes:
+    """The same envelope in the form that `seal` gives it, with nothing that is not signed beside it.
+
+    Raises DocumentTooLargeError or EnvelopeError.
+    """
+    return _dump(replace(parse_envelope(data), roots=()))
 
 
 def encode_base64(data: bytes) -> str:
@@ -139,6 +175,33 @@ def decode_base64(text: str, name: str) -> bytes:
     if encode_base64(data) != text:  # spare bits that are not zero, or too much padding
         raise EnvelopeError(f"cannot read {name}: base64 in another form than the one it should have")
     return data
+
+
+def _dump(envelope: Envelope) -> bytes:
+    value: dict[str, JsonValue] = {
+        "payload": encode_base64(envelope.payload),
+        "payloadType": envelope.payload_type,
+        "signatures": [{"keyid": each.key_id, "sig": encode_base64(each.sig)} for each in envelope.signatures],
+    }
+    if envelope.roots:
+        value["roots"] = [
+            strict_json.parse(each, max_bytes=MAX_DOCUMENT_BYTES, max_depth=_MAX_DEPTH) for each in envelope.roots
+        ]
+    data = strict_json.dump(value)
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise DocumentTooLargeError(
+            f"cannot write the document: {len(data)} bytes, the limit is {MAX_DOCUMENT_BYTES} bytes"
+        )
+    return data
+
+
+def _roots(value: dict[str, JsonValue]) -> tuple[bytes, ...]:
+    roots = value.get("roots", [])
+    if not isinstance(roots, list) or not all(isinstance(each, dict) for each in roots):
+        raise EnvelopeError("cannot read the envelope: its roots are no list of objects")
+    if len(roots) > MAX_ROOTS:
+        raise EnvelopeError(f"cannot read the envelope: {len(roots)} roots, the limit is {MAX_ROOTS}")
+    return tuple(strict_json.dump(each) for each in roots)
 
 
 def _signature(value: JsonValue) -> Signature:

@@ -1,28 +1,41 @@
-"""The root document: which keys may sign which kind of document, and how many of them must.
+"""The root documents: which keys may sign which kind of document, how many of them must, and the chain of roots.
 
 Rules (LICENSING §4; the idea is TUF's):
 - a root names keys by their id, which must be the key's own; per payload type the key ids and a threshold;
 - it is signed by the threshold of its own root role. That makes it consistent, not trusted: it is trusted because
   of where it came from (shipped in the package, root-owned and read-only);
-- a key for one payload type is none for another.
+- a key for one payload type is none for another;
+- the next root is trusted when the thresholds of both its predecessor's root role and its own have signed it. None is
+  skipped, none goes backwards, and a version has one payload for ever;
+- a package may bring a root that is no successor of what the ledger keeps: what is shipped is root-owned. Roots before
+  such a gap are kept to verify what was accepted under them, and for nothing else.
 
-What this module does not do: it reads no file. A root has a version, but the chain from one to the next is not
-built yet.
+What this module does not do: it reads and keeps no file.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from smartserver_licensed.domain.errors import PayloadError, PayloadTypeError, RootError, SignatureError
+from smartserver_licensed.domain.errors import DocumentError, PayloadError, RootError, SignatureError
 from smartserver_licensed.domain.licenses import MAX_DEVICES
 from smartserver_licensed.domain.timekeeping import Timestamp, to_iso
 
 from . import strict_json
-from .envelope import Envelope, check_signatures, encode_base64, parse_envelope, seal
+from .envelope import (
+    Envelope,
+    Signer,
+    check_signatures,
+    check_type,
+    encode_base64,
+    parse_envelope,
+    seal,
+    without_roots,
+)
 from .fields import Fields, parse_payload
-from .keys import PublicKey, SigningKey
+from .keys import PublicKey
 from .strict_json import JsonValue
 
 ROOT_TYPE = "application/vnd.smartserver.root+json"
@@ -83,6 +96,65 @@ class Root:
         role = self.roles.get(payload_type)
         return role.threshold if role else 1
 
+    def check(self, envelope: Envelope) -> None:
+        """Raise SignatureError unless it is signed as this root demands of its payload type."""
+        kind = envelope.payload_type
+        check_signatures(envelope, keys=self.keys_for(kind), threshold=self.threshold_for(kind))
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The chain of trusted roots, oldest first, each with its envelope (without others in it)."""
+
+    roots: tuple[Root, ...]
+    envelopes: tuple[bytes, ...]
+
+    @property
+    def current(self) -> Root:
+        """The newest root: it says who may sign now."""
+        return self.roots[-1]
+
+    def under(self, version: int) -> Root | None:
+        """The root of this version, None where it is not known."""
+        return next((each for each in self.roots if each.version == version), None)
+
+    def extended(self, envelopes: Sequence[bytes]) -> Trust:
+        """The chain with the roots of these envelopes, oldest first; those that are known already may be among them.
+
+        One older than all that is known is passed over: nothing can be said of it, and nothing would follow. Raises
+        DocumentError, RootError for one that is skipped, not signed by its predecessor, or different from the known.
+        """
+        trust = self
+        for data in envelopes:
+            trust = trust._with(data)
+        return trust
+
+    def signs_still(self, payload_type: str, data: bytes) -> bool:
+        """Whether the current root would accept the signatures of a document that was accepted once."""
+        try:
+            envelope = parse_envelope(data)
+            check_type(envelope, payload_type)
+            self.current.check(envelope)
+        except DocumentError:
+            return False
+        return True
+
+    def _with(self, data: bytes) -> Trust:
+        envelope = parse_envelope(data)
+        root = root_of(envelope)
+        known = {each.version: data for each, data in zip(self.roots, self.envelopes, strict=True)}
+        if root.version in known:
+            _check_same(root.version, known[root.version], envelope)
+            return self
+        if root.version < self.current.version:
+            return self
+        if root.version != self.current.version + 1:
+            raise RootError(
+                f"cannot trust the root: version {root.version} follows {self.current.version}, none may be skipped"
+            )
+        _check_successor(self.current, envelope)
+        return Trust((*self.roots, root), (*self.envelopes, without_roots(data)))
+
 
 def load_root(data: bytes) -> Root:
     """The root of an envelope, consistent in itself and signed by its own root role.
@@ -94,17 +166,54 @@ def load_root(data: bytes) -> Root:
 
 def root_of(envelope: Envelope) -> Root:
     """As `load_root`, of an envelope that is parsed already."""
-    if envelope.payload_type != ROOT_TYPE:
-        raise PayloadTypeError(f"cannot trust the root: it is a {envelope.payload_type[:80]!r}")
+    check_type(envelope, ROOT_TYPE)
     root = _parse_root(envelope.payload)
     try:
-        check_signatures(envelope, keys=root.keys_for(ROOT_TYPE), threshold=root.threshold_for(ROOT_TYPE))
+        root.check(envelope)
     except SignatureError as error:
         raise RootError(f"cannot trust the root: not signed by its own root role: {error}") from error
     return root
 
 
-def seal_root(root: Root, signing_keys: Sequence[SigningKey]) -> bytes:
+def load_trust(data: bytes) -> Trust:
+    """The chain of a file that is trusted because of where it lies: the newest root, with earlier ones in `roots`.
+
+    Raises DocumentError.
+    """
+    envelope = parse_envelope(data)
+    newest = root_of(envelope)
+    first = envelope.roots[0] if envelope.roots else data
+    trust = Trust((load_root(first),), (without_roots(first),)).extended([*envelope.roots, data])
+    if trust.current.version != newest.version:
+        raise RootError(f"cannot trust the root: version {newest.version}, and a newer one among its earlier ones")
+    return trust
+
+
+def joined(shipped: Trust, stored: Sequence[bytes]) -> Trust:
+    """The chain of a SmartServer at its start: what the package ships and the envelopes that the ledger keeps.
+
+    The newer end is current. Raises DocumentError; RootError where they differ about a version, or where the ledger
+    keeps a newer root that is no successor of a shipped one.
+    """
+    chain = {root.version: (root, data) for root, data in zip(shipped.roots, shipped.envelopes, strict=True)}
+    for data in stored:
+        envelope = parse_envelope(data)
+        root = root_of(envelope)
+        if root.version in chain:
+            _check_same(root.version, chain[root.version][1], envelope)
+        else:
+            chain[root.version] = (root, without_roots(data))
+    versions = sorted(chain)
+    for before, version in itertools.pairwise(versions):
+        root, data = chain[version]
+        if version == before + 1:
+            _check_successor(chain[before][0], parse_envelope(data))
+        elif version > shipped.current.version:
+            raise RootError(f"cannot trust the root: the ledger has version {version} after {before}, shipped or kept")
+    return Trust(tuple(chain[each][0] for each in versions), tuple(chain[each][1] for each in versions))
+
+
+def seal_root(root: Root, signers: Sequence[Signer]) -> bytes:
     """The envelope of a root."""
     keys: dict[str, JsonValue] = {
         name: {"keytype": _KEY_TYPE, "public": encode_base64(key.raw)} for name, key in root.keys.items()
@@ -122,7 +231,19 @@ def seal_root(root: Root, signing_keys: Sequence[SigningKey]) -> bytes:
         "emergency_max_devices": root.emergency_max_devices,
         "critical": [],
     }
-    return seal(ROOT_TYPE, strict_json.dump(payload), signing_keys)
+    return seal(ROOT_TYPE, strict_json.dump(payload), signers)
+
+
+def _check_same(version: int, known: bytes, found: Envelope) -> None:
+    if parse_envelope(known).payload != found.payload:
+        raise RootError(f"cannot trust the root: version {version} is known with another content")
+
+
+def _check_successor(before: Root, envelope: Envelope) -> None:
+    try:
+        before.check(envelope)
+    except SignatureError as error:
+        raise RootError(f"cannot trust the root: not signed by version {before.version} before it: {error}") from error
 
 
 def _parse_root(payload: bytes) -> Root:

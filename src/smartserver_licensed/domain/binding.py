@@ -72,3 +72,8 @@ def judge(known: Identity, found: Identity) -> Binding:
     if is_same_code or (is_same_board and known.factors.count):
         return Binding.REBIND_NEEDED
     return Binding.FOREIGN
+
+
+def assurance(known: Factors, anchor: str) -> str:
+    """What holds the licenses to this SmartServer: "install-code" or "hardware", and "+tpm" where an anchor counts."""
+    return ("hardware" if known.count else "install-code") + ("" if anchor == "none" else f"+{anchor}")

@@ -246,6 +246,7 @@ class LedgerState:
     release: str = ""  # of the SmartServer's software, as it was seen last
     noticed: dict[str, int] = field(default_factory=dict)
     notice_days: tuple[int, ...] = DEFAULT_DAYS
+    license_revision: int = 0  # rises with each licensing event; not durable
     provisioned: int = 0
     reserved: int = 0
 
@@ -284,10 +285,13 @@ class LedgerState:
                 self.repair = what
             case Anchored(count):
                 self.anchored = count
+            case NoticesChanged(noticed):
+                self.noticed = dict(noticed)
             case _:
                 self._apply_licensing(event)
 
     def _apply_licensing(self, event: Event) -> None:
+        self.license_revision += 1
         match event:
             case GrantInstalled():
                 self._install(event)
@@ -306,8 +310,6 @@ class LedgerState:
                 self.release = version
             case ReleaseSeen(version):
                 self.release = version
-            case NoticesChanged(noticed):
-                self.noticed = dict(noticed)
             case NoticeDaysSet(days):
                 self.notice_days = days
 
@@ -318,6 +320,7 @@ class LedgerState:
         for each in grant.licenses:  # totals never fall, whoever knows more
             self.returned[each.id] = max(self.returned.get(each.id, 0), each.returned_total)
             self.consumed[each.id] = max(self.consumed.get(each.id, 0), each.consumed_total)
+        self.returned_grace_days = None  # a running grace is not shortened by that
         self.install_code = grant.install_code
         if grant.factors.count:
             self.factors = grant.factors

@@ -48,6 +48,32 @@ BUS_CONNECTED = Message("bus-connected", "8135659799ae4075854501d7e27d5290", 6, 
 BUS_LOST = Message("bus-lost", "2dacb15a2bf64943916718c40e6fb7bb", 4, "The D-Bus is not connected")
 LICENSE_INSTALLED = Message("license-installed", "adc3bfdccc224d13bf4661c7e9a8a0ce", 5, "A license was installed")
 LICENSE_REFUSED = Message("license-refused", "c07b55141fd14c6a96b7fd6001760a11", 4, "A license was refused")
+REQUEST_MADE = Message(
+    "request-made", "0d27555ea91f49609c6563c06a4893f7", 5, "A request for the issuer of the licenses was made"
+)
+LICENSE_RETURNED = Message(
+    "license-returned", "395b336b9ee34e4ebdde36c10894509f", 5, "Licenses were returned; the proof can be exported"
+)
+ROOTS_TRUSTED = Message("roots-trusted", "cfdf644572ab42108c26e9b3e38de644", 5, "Newer keys of the issuer are trusted")
+CONTACT_UNKNOWN = Message(
+    "contact-unknown",
+    "4a22c6600e9648d09ec6a0e2efb2acfc",
+    4,
+    "A grant answers a document that this ledger has not made: one is a copy",
+)
+UPGRADE_CONSUMED = Message(
+    "upgrade-consumed", "9ec3f06c568b47bfab07152da5a68fb5", 5, "An upgrade license was used for an installation"
+)
+UPDATE_NOT_COVERED = Message(
+    "update-not-covered", "8e47f44f6431464f9b2f66252dd02727", 4, "A release was installed that no license covers"
+)
+NOTICE = Message("notice", "0eb2e91f040e4220922b99165ca68341", 4, "A license or the capacity needs attention")
+REBIND_NEEDED = Message(
+    "rebind-needed",
+    "a5f11ff8a6034d1999ce503c162817fb",
+    4,
+    "The ledger belongs to another board or install code; a new grant is needed",
+)
 SEAT_REFUSED = Message(
     "seat-refused",
     "000a52bd2ca84c4485c21bfd7f23fbbc",

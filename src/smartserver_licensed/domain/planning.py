@@ -3,7 +3,7 @@
 Rules (LICENSING §3):
 - seats that can be had are those that nobody holds and the reserved ones: a request takes one from a unit that does
   not run. Devices that wait have no right of their own before a request; they are counted and said;
-- without a usable ledger, and beyond the capacity, nothing is admitted: nothing fits;
+- without a usable ledger, unbound, and beyond the capacity, nothing is admitted: nothing fits;
 - what helps is said in devices of a capacity license. It is more than what is missing where the seats in use are not
   covered: the SmartServer's own without any license, and units that run beyond the capacity.
 
@@ -39,10 +39,12 @@ class Plan:
         return self.count - self.fits
 
 
-def plan(count: int, totals: Totals, *, is_storage_usable: bool) -> Plan:
+def plan(count: int, totals: Totals, *, is_storage_usable: bool, is_bound: bool = True) -> Plan:
     """What becomes of `count` more devices, each a counting unit of its own; `count` is 0 or more."""
     if not is_storage_usable:
         return Plan(count, 0, RefusalCode.STORAGE_FAULT, 0, 0)
+    if not is_bound:
+        return Plan(count, 0, RefusalCode.REBIND_NEEDED, 0, 0)
     fits = 0 if totals.excess else min(count, totals.available)
     code = None
     if fits < count:

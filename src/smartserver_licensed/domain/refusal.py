@@ -28,6 +28,7 @@ class RefusalCode(enum.Enum):
     CAPACITY_EXCEEDED = "capacity-exceeded"
     OVER_CAPACITY = "over-capacity"
     STORAGE_FAULT = "storage-fault"
+    REBIND_NEEDED = "rebind-needed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class Refusal:
     def _why(self) -> str:
         if self.code is RefusalCode.STORAGE_FAULT:
             return "license storage fault: no new devices are admitted"
+        if self.code is RefusalCode.REBIND_NEEDED:
+            return "licenses were granted for other hardware: no new devices are admitted until they are bound again"
         if self.code is RefusalCode.OVER_CAPACITY:
             return f"device capacity exceeded: {self.used} of {self.capacity} in use, over capacity"
         if self.capacity == 0:
@@ -66,10 +69,12 @@ class Refusal:
         return f"device capacity exceeded: {self.used} of {self.capacity} in use{reserved}"
 
 
-def refuse(request: SeatRequest, *, totals: Totals, is_storage_usable: bool) -> Refusal:
+def refuse(request: SeatRequest, *, totals: Totals, is_storage_usable: bool, is_bound: bool = True) -> Refusal:
     """The refusal of a request whose counting unit has no seat."""
     if not is_storage_usable:
         code = RefusalCode.STORAGE_FAULT
+    elif not is_bound:
+        code = RefusalCode.REBIND_NEEDED
     elif totals.excess:
         code = RefusalCode.OVER_CAPACITY
     else:

@@ -112,7 +112,7 @@ def deciding(
         _take(draft, queues, view, now_s)
     totals = draft.totals(queues.waiting)
     refusals = tuple(
-        refuse(request, totals=totals, is_storage_usable=True)
+        refuse(request, totals=totals, is_storage_usable=True, is_bound=entitled.is_bound)
         for request in requests
         if request.unit != SMARTSERVER and draft.seat(request.unit) is None
     )

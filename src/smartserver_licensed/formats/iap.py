@@ -144,6 +144,11 @@ def error_topic(sid: str) -> str:
     return f"glp/0/{sid}/ev/error"
 
 
+def warning_topic(sid: str) -> str:
+    """The CMS raises an alarm for each message here, too."""
+    return f"glp/0/{sid}/ev/warning"
+
+
 # -- what a message says -----------------------------------------------------------------------------------------------
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 from smartserver_licensed.documents import strict_json
 from smartserver_licensed.documents.strict_json import JsonValue
 from smartserver_licensed.domain.devices import Action, DeviceId
+from smartserver_licensed.domain.notices import Notice
 from smartserver_licensed.domain.refusal import Refusal
 from smartserver_licensed.domain.status import Status, Totals
-from smartserver_licensed.domain.timekeeping import mru_text
+from smartserver_licensed.domain.timekeeping import mru_text, to_iso
 from smartserver_licensed.domain.withholding import Answer
 
 from .vocabulary import VOCABULARY, nested
@@ -45,6 +46,27 @@ def refusal_error(refusal: Refusal, *, topic: str, at_ms: int) -> bytes:
             "utc": mru_text(at_ms),
             "code": refusal.code.value,
             "data": {"capacity": refusal.capacity, "used": refusal.used},
+        }
+    )
+
+
+def warning(notice: Notice, *, topic: str, at_ms: int) -> bytes:
+    """`ev/warning` for a notice, in the form of `ev/error`; `topic` is the status that it is about."""
+    return strict_json.dump(
+        {
+            "cat": "warning",
+            "source": "licensed",
+            "language": "en",
+            "topic": topic,
+            "message": notice.sentence,
+            "utc": mru_text(at_ms),
+            "code": notice.kind.value,
+            "data": {
+                "key": notice.key,
+                "threshold": notice.threshold,
+                "due": to_iso(notice.due) if notice.due is not None else None,
+                "license": notice.license_id or None,
+            },
         }
     )
 

@@ -33,22 +33,22 @@ from smartserver_licensed.domain.status import Storage
 from smartserver_licensed.domain.trusted_time import Reading
 from smartserver_licensed.formats.ledger import decode_snapshot, encode_snapshot
 from support.documents import GRANT, sealed
-from support.ports import MemoryLedger, SetClocks
+from support.ports import MemoryLedger, SetClocks, keeper_of
 
 SEAT = SeatGiven(UnitId("modbus/1"), Seat(SeatKind.PROVISIONED, has_run=True, number=1))
 FLOOR_S = 1_795_478_400
 
 
-def a_ledger(install_code: str = "17qtest") -> MemoryLedger:
+def a_ledger(install_code: str = "17qei61") -> MemoryLedger:
     return MemoryLedger(encode_snapshot(LedgerState(install_code=install_code, mark_s=FLOOR_S)))
 
 
 def a_keeper(ledger: MemoryLedger, clocks: SetClocks | None = None, *, is_signed: bool = True) -> Keeper:
-    def verify(_: GrantInstalled) -> None:
-        if not is_signed:
+    def check(state: LedgerState) -> None:
+        if state.installed is not None and not is_signed:
             raise LedgerCorruptError("cannot use the grant in the ledger: injected")
 
-    return Keeper(ledger, clocks or SetClocks(), install_code="17qtest", verify_grant=verify, floor_s=FLOOR_S)
+    return keeper_of(ledger, clocks or SetClocks(), check_documents=check, floor_s=FLOOR_S)
 
 
 async def test_what_was_committed_is_there_after_a_restart() -> None:
@@ -93,7 +93,7 @@ async def test_the_ledger_of_another_smartserver_is_foreign_and_left_as_it_is() 
 async def test_a_ledger_made_before_there_was_an_install_code_is_bound_at_the_first_start() -> None:
     ledger = a_ledger("")
     assert await a_keeper(ledger).open()
-    assert decode_snapshot(ledger.snapshot).install_code == "17qtest"
+    assert decode_snapshot(ledger.snapshot).install_code == "17qei61"
 
 
 async def test_a_grant_that_does_not_verify_makes_the_ledger_corrupt() -> None:
@@ -173,17 +173,17 @@ async def test_what_verifies_of_a_corrupt_ledger_is_shown_and_nothing_is_built_o
     ledger = a_ledger()
     keeper = a_keeper(ledger)
     await keeper.open()
-    await keeper.commit_license(GrantInstalled(GRANT, sealed(GRANT), FLOOR_S))
+    await keeper.commit_license([GrantInstalled(GRANT, sealed(GRANT), FLOOR_S)])
     await keeper.commit([SEAT])
 
     class Corrupt(MemoryLedger):
         async def open(self) -> MemoryLedger:
             raise LedgerCorruptError("injected", snapshot=ledger.snapshot, events=ledger.events)
 
-    for install_code, is_signed, is_shown in (("17qtest", True, True), ("17qtest", False, False)):
+    for install_code, is_signed, is_shown in (("17qei61", True, True), ("17qei61", False, False)):
         keeper = a_keeper(Corrupt(b""), is_signed=is_signed)
         assert not await keeper.open()
-        assert (keeper.storage, keeper.state, keeper.takes_grants) == (Storage.CORRUPT, None, False)
+        assert (keeper.storage, keeper.state, keeper.takes_documents) == (Storage.CORRUPT, None, False)
         assert (keeper.shown is not None) is is_shown, install_code
         assert not await keeper.commit([SEAT])
     theirs = a_ledger("17other")
@@ -228,14 +228,7 @@ class Counter:
 
 
 def anchored(ledger: MemoryLedger, counter: Counter | None, clocks: SetClocks | None = None) -> Keeper:
-    return Keeper(
-        ledger,
-        clocks or SetClocks(),
-        install_code="17qtest",
-        verify_grant=lambda _: None,
-        floor_s=FLOOR_S,
-        anchoring=Anchoring(counter),
-    )
+    return keeper_of(ledger, clocks or SetClocks(), floor_s=FLOOR_S, anchoring=Anchoring(counter))
 
 
 def a_grant(seq: int) -> GrantInstalled:
@@ -250,18 +243,18 @@ async def test_an_old_copy_is_rolled_back_admits_nothing_and_is_mended_by_a_new_
     assert await keeper.open()
     for seq in (1, 2):
         copies.append((ledger.snapshot, ledger.events))
-        assert await keeper.commit_license(a_grant(seq))
+        assert await keeper.commit_license([a_grant(seq)])
     for seq, (snapshot, events) in enumerate(copies, start=3):
         ledger.snapshot, ledger.events = snapshot, events
         old = anchored(ledger, counter)
         assert not await old.open()
-        assert (old.storage, old.state, old.takes_grants) == (Storage.ROLLED_BACK, None, True)
+        assert (old.storage, old.state, old.takes_documents) == (Storage.ROLLED_BACK, None, True)
         assert old.retry_at is not None
         assert not await old.commit([SEAT])
         if events:  # of a copy from before it was bound nobody knows how many license events it lacks
             with pytest.raises(StaleGrantError):
-                await old.commit_license(a_grant(seq - 1))
-        assert await old.commit_license(a_grant(seq))
+                await old.commit_license([a_grant(seq - 1)])
+        assert await old.commit_license([a_grant(seq)])
         assert condition(old) is Storage.OK
         assert not old.retry_at
         assert await old.commit([SEAT])
@@ -286,13 +279,13 @@ async def test_a_power_cut_at_any_step_of_binding_and_of_a_license_event_is_no_o
         with contextlib.suppress(PowerCutError):
             keeper = anchored(ledger, counter)
             await keeper.open()
-            await keeper.commit_license(a_grant(1))
+            await keeper.commit_license([a_grant(1)])
             assert left >= 6, "binding and a license event take six calls"
         counter.left = 100
         again = anchored(ledger, counter)
         assert await again.open(), left
         assert again.storage is Storage.OK
-        assert await again.commit_license(a_grant(2))
+        assert await again.commit_license([a_grant(2)])
         assert await anchored(ledger, counter).open()
 
 
@@ -308,7 +301,7 @@ async def test_an_anchor_that_does_not_answer_is_lost_until_it_does_and_a_cleare
     assert not await keeper.open()
     assert keeper.storage is Storage.ANCHOR_LOST
     with pytest.raises(AnchorError):
-        await keeper.commit_license(a_grant(1))
+        await keeper.commit_license([a_grant(1)])
     counter.is_away = False
     assert await keeper.open()
     assert condition(keeper) is Storage.OK
@@ -316,7 +309,7 @@ async def test_an_anchor_that_does_not_answer_is_lost_until_it_does_and_a_cleare
         keeper = anchored(ledger, replaced)
         assert not await keeper.open()
         assert keeper.storage is Storage.ANCHOR_LOST
-        assert await keeper.commit_license(a_grant(seq))
+        assert await keeper.commit_license([a_grant(seq)])
         assert condition(keeper) is Storage.OK
         assert await anchored(ledger, replaced).open()
 
@@ -326,11 +319,11 @@ async def test_a_license_for_which_the_state_has_no_room_is_refused_and_changes_
     keeper = a_keeper(ledger)
     await keeper.open()
     assert keeper.room_for_seats() > 5_000
-    await keeper.commit([SeatGiven(UnitId(f"modbus/{'x' * 240}{number}"), SEAT.seat) for number in range(11_500)])
+    await keeper.commit([SeatGiven(UnitId(f"modbus/{'x' * 240}{number}"), SEAT.seat) for number in range(11_650)])
     before = (ledger.snapshot, ledger.events)
     big = GrantInstalled(GRANT, sealed(GRANT).ljust(60_000), FLOOR_S)
     with pytest.raises(SnapshotTooLargeError):
-        await keeper.commit_license(big)
+        await keeper.commit_license([big])
     assert (ledger.snapshot, ledger.events) == before
     assert keeper.room_for_seats() < 400
 
@@ -351,9 +344,9 @@ async def test_a_commit_that_the_ledger_has_no_room_for_is_tried_again_after_a_m
 async def test_of_two_grants_at_once_the_older_one_is_refused() -> None:
     keeper = a_keeper(a_ledger())
     await keeper.open()
-    assert await keeper.commit_license(a_grant(9))
+    assert await keeper.commit_license([a_grant(9)])
     with pytest.raises(StaleGrantError):
-        await keeper.commit_license(a_grant(8))
+        await keeper.commit_license([a_grant(8)])
 
 
 async def test_a_license_that_is_durable_is_installed_whatever_fails_afterwards() -> None:
@@ -365,7 +358,7 @@ async def test_a_license_that_is_durable_is_installed_whatever_fails_afterwards(
     ledger = FailsToRewrite(plain.snapshot)
     keeper = a_keeper(ledger)
     await keeper.open()
-    assert await keeper.commit_license(a_grant(1))
+    assert await keeper.commit_license([a_grant(1)])
     assert keeper.state is None
     plain = MemoryLedger(ledger.snapshot, ledger.events)
     again = a_keeper(plain)
@@ -388,11 +381,11 @@ async def test_a_license_that_could_not_be_counted_is_counted_before_the_next_on
     keeper = anchored(ledger, counter)
     await keeper.open()
     counter.is_uncountable = True
-    assert await keeper.commit_license(a_grant(1))
+    assert await keeper.commit_license([a_grant(1)])
     assert condition(keeper) is Storage.ANCHOR_LOST
     copy = (ledger.snapshot, ledger.events)
     counter.is_uncountable = False
-    assert await keeper.commit_license(a_grant(2))
+    assert await keeper.commit_license([a_grant(2)])
     assert condition(keeper) is Storage.OK
     ledger.snapshot, ledger.events = copy
     old = anchored(ledger, counter)
@@ -412,7 +405,7 @@ async def test_a_grant_whose_sync_failed_but_which_arrived_sets_the_time_all_the
     clocks.now_s += 10_000_000
     await keeper.commit([SEAT])
     ledger.fails = WriteFailedError("injected")
-    assert not await keeper.commit_license(a_grant(1))
+    assert not await keeper.commit_license([a_grant(1)])
     clocks.is_synchronised = False
     assert await keeper.open()
     assert keeper.state is not None
@@ -425,13 +418,13 @@ async def test_after_an_old_copy_what_runs_is_adopted() -> None:
     await keeper.open()
     await keeper.commit([AdoptionChanged(is_adopting=False)])
     copy = (ledger.snapshot, ledger.events)
-    await keeper.commit_license(a_grant(1))
+    await keeper.commit_license([a_grant(1)])
     assert keeper.state is not None
     assert not keeper.state.is_adopting
     ledger.snapshot, ledger.events = copy
     old = anchored(ledger, counter)
     await old.open()
-    await old.commit_license(a_grant(2))
+    await old.commit_license([a_grant(2)])
     assert old.state is not None
     assert old.state.is_adopting
 

@@ -7,9 +7,9 @@ import json
 from collections import deque
 from dataclasses import dataclass, field
 
-from smartserver_licensed.controller.keeper import Keeper
 from smartserver_licensed.controller.loop import Controller
 from smartserver_licensed.controller.policy import Policy
+from smartserver_licensed.controller.trusting import Trusted
 from smartserver_licensed.domain.errors import WriteFailedError
 from smartserver_licensed.domain.ledger_state import GrantInstalled, LedgerState
 from smartserver_licensed.domain.licenses import License, LicenseType
@@ -17,13 +17,13 @@ from smartserver_licensed.domain.status import State
 from smartserver_licensed.formats import iap
 from smartserver_licensed.formats.connection import BrokerEvent, Connected, Received
 from smartserver_licensed.formats.ledger import encode_snapshot
-from support.documents import grant_of, sealed
-from support.ports import MemoryLedger, Nobody, RecordingBroker, SetClocks
+from support.documents import grant_of, make_trust, sealed
+from support.ports import MemoryLedger, Nobody, RecordingBroker, SetClocks, keeper_of
 
 THREE = grant_of(License("cap-1", LicenseType.CAPACITY, 3))
 FLOOR_S = 1_795_478_400
-FB = "glp/0/17qtest/fb/dev/modbus"
-DO = "glp/0/17qtest/rq/dev/modbus"
+FB = "glp/0/17qei61/fb/dev/modbus"
+DO = "glp/0/17qei61/rq/dev/modbus"
 
 
 @dataclass
@@ -47,10 +47,10 @@ class Stage:
 
     def __init__(self, **policy: bool) -> None:
         self.broker, self.clocks = EchoingBroker(), SetClocks()
-        state = LedgerState(install_code="17qtest", mark_s=FLOOR_S, is_adopting=False)
+        state = LedgerState(install_code="17qei61", mark_s=FLOOR_S, is_adopting=False)
         state.installed = GrantInstalled(THREE, sealed(THREE), FLOOR_S)
         self.ledger = MemoryLedger(encode_snapshot(state))
-        keeper = Keeper(self.ledger, self.clocks, install_code="17qtest", verify_grant=lambda _: None, floor_s=FLOOR_S)
+        keeper = keeper_of(self.ledger, self.clocks, floor_s=FLOOR_S)
         self.controller = Controller(
             broker=self.broker,
             keeper=keeper,
@@ -58,14 +58,16 @@ class Stage:
             announcer=Nobody(),
             notifier=Nobody(),
             policy=Policy(**policy),
-            install_code="17qtest",
+            install_code="17qei61",
             version="0",
+            trusted=Trusted(make_trust()),
+            anchor="none",
         )
 
     async def start(self) -> asyncio.Task[None]:
         await self.controller.open()
         task = asyncio.create_task(self.controller.run())
-        self.broker.events += [Connected(), Received(iap.SID_TOPIC, b'"17qtest"', is_retained=True)]
+        self.broker.events += [Connected(), Received(iap.SID_TOPIC, b'"17qei61"', is_retained=True)]
         await self.settle()
         assert self.controller.status.state is State.LICENSED
         return task
@@ -91,7 +93,7 @@ async def test_a_request_whose_batch_cannot_be_made_durable_is_refused_and_not_f
         Received(f"{FB}/1/sts", b'{"state":"unlicensed"}', is_retained=False),
     ]
     await stage.settle()
-    assert [each["code"] for each in stage.said("glp/0/17qtest/ev/error")] == ["storage-fault"]
+    assert [each["code"] for each in stage.said("glp/0/17qei61/ev/error")] == ["storage-fault"]
     assert stage.said(f"{FB}/1/lic") == []
     stage.clocks.now_s += 2
     await stage.settle()

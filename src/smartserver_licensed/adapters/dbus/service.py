@@ -5,11 +5,11 @@ Rules:
 - the interface is there before the name is, so that nobody who waits for the name is answered "unknown object";
 - every LicensedError becomes the error of its code; anything else `Error.InternalError`, logged once, without details
   for the caller;
-- administration is allowed to root and to the daemon's own user, as the bus knows the caller;
-- bounded: documents of 64 KiB, 50 unsent messages before calls are refused, 1,000 before the connection is given up.
+- what is for administrators is allowed to root and to the daemon's own user (`caller`);
+- bounded: 50 unsent messages before calls are refused, as many calls at a time.
 
-What this module does not do: it decides nothing (`formats.bus.LicenseService` answers) and shapes no values
-(`formats.bus`).
+What this module does not do: it decides nothing (`formats.bus.LicenseService` answers), knows no method of it by name
+(`methods`) and shapes no values (`formats.bus`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
-import select
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +39,7 @@ from dbus_fast.aio import MessageBus
 from smartserver_licensed.domain.errors import (
     BusNameTakenError,
     BusUnavailableError,
-    DocumentTooLargeError,
     LicensedError,
-    NotPermittedError,
     NotReadyError,
 )
 from smartserver_licensed.domain.messages import BUS_CONNECTED, BUS_LOST, INTERNAL_ERROR
@@ -52,7 +47,6 @@ from smartserver_licensed.domain.status import Status
 from smartserver_licensed.formats.bus import (
     ERROR_PREFIX,
     INTERFACE,
-    MAX_DOCUMENT_BYTES,
     NAME,
     PATH,
     LicenseService,
@@ -60,15 +54,16 @@ from smartserver_licensed.formats.bus import (
     Typed,
     clean,
     error_name,
-    parse_filter,
     properties,
     typed_row,
 )
 
+from .caller import require_administrator
+from .methods import ADMINISTERING, READING, variant, variants
+from .steady import SteadyBus
+
 _LOGGER = logging.getLogger(__name__)
 _PROPERTIES = "org.freedesktop.DBus.Properties"
-_INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
-_PEER = "org.freedesktop.DBus.Peer"
 _MACHINE_ID_FILES = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 _CONNECT_TIMEOUT_S = 10.0
 _CALL_TIMEOUT_S = 5.0
@@ -76,7 +71,6 @@ _STOP_TIMEOUT_S = 0.5
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _BUSY_AT = 50
-_GIVE_UP_AT = 1_000
 
 
 class DbusService:
@@ -88,24 +82,18 @@ class DbusService:
     def __init__(self, *, address: str) -> None:
         self._address = address
         self._service: LicenseService
-        self._xml = (Path(__file__).parents[1] / f"{INTERFACE}.xml").read_text("utf-8")  # importlib.resources: 6 ms
+        self._xml = (Path(__file__).parents[2] / f"{INTERFACE}.xml").read_text("utf-8")  # importlib.resources: 6 ms
         self._interfaces = {each.name: each for each in intr.Node.parse(self._xml).interfaces}
-        self._handlers: dict[tuple[str, str], Callable[[Message], list[object]]] = {
-            (INTERFACE, "ListLicenses"): self._list_licenses,
-            (INTERFACE, "ListDevices"): self._list_devices,
-            (INTERFACE, "Explain"): self._explain,
-            (INTERFACE, "Plan"): self._plan,
-            (INTERFACE, "VerifyDocument"): self._verify_document,
-            (INTERFACE, "DescribeStorage"): self._describe_storage,
-            (_PROPERTIES, "Get"): self._get,
-            (_PROPERTIES, "Set"): self._set,
-            (_PROPERTIES, "GetAll"): self._get_all,
-            (_INTROSPECTABLE, "Introspect"): lambda _: [self._xml],
-            (_PEER, "Ping"): lambda _: [],
-            (_PEER, "GetMachineId"): lambda _: [_machine_id()],
+        self._standard: dict[str, Callable[..., list[object]]] = {
+            "Get": self._get,
+            "Set": self._set,
+            "GetAll": self._get_all,
+            "Introspect": lambda: [self._xml],
+            "Ping": list,
+            "GetMachineId": lambda: [_machine_id()],
         }
         self._published: dict[str, Typed] = {}
-        self._bus: _SteadyBus | None = None
+        self._bus: SteadyBus | None = None
         self._connection: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[None]] = set()
         self._is_stopping = False
@@ -145,20 +133,24 @@ class DbusService:
         changed = {name: value for name, value in fresh.items() if value != self._published.get(name)}
         self._published = fresh
         if changed:
-            self._emit(_PROPERTIES, "PropertiesChanged", "sa{sv}as", [INTERFACE, _variants(changed), []])
+            self._emit(_PROPERTIES, "PropertiesChanged", "sa{sv}as", [INTERFACE, variants(changed), []])
 
     def rejected(self, device: str, reason: str, details: Mapping[str, Plain]) -> None:
         """Emit AdmissionRejected."""
-        body = [clean(device), clean(reason), _variants(typed_row(details))]
+        body = [clean(device), clean(reason), variants(typed_row(details))]
         self._emit(INTERFACE, "AdmissionRejected", "ssa{sv}", body)
 
     def license_changed(self, summary: Mapping[str, Plain]) -> None:
         """Emit LicenseChanged."""
-        self._emit(INTERFACE, "LicenseChanged", "a{sv}", [_variants(typed_row(summary))])
+        self._emit(INTERFACE, "LicenseChanged", "a{sv}", [variants(typed_row(summary))])
 
     def tampered(self, topic: str, details: Mapping[str, Plain]) -> None:
         """Emit TamperDetected."""
-        self._emit(INTERFACE, "TamperDetected", "sa{sv}", [clean(topic), _variants(typed_row(details))])
+        self._emit(INTERFACE, "TamperDetected", "sa{sv}", [clean(topic), variants(typed_row(details))])
+
+    def noticed(self, kind: str, details: Mapping[str, Plain]) -> None:
+        """Emit Notice."""
+        self._emit(INTERFACE, "Notice", "sa{sv}", [clean(kind), variants(typed_row(details))])
 
     def _emit(self, interface: str, member: str, signature: str, body: Sequence[object]) -> None:
         if self._bus is not None:
@@ -166,9 +158,9 @@ class DbusService:
 
     # -- the connection ------------------------------------------------------------------------------------------
 
-    async def _connect(self) -> _SteadyBus:
+    async def _connect(self) -> SteadyBus:
         try:
-            bus = _SteadyBus(bus_type=BusType.SYSTEM, bus_address=None if self._address == "system" else self._address)
+            bus = SteadyBus(bus_type=BusType.SYSTEM, bus_address=None if self._address == "system" else self._address)
             await asyncio.wait_for(bus.connect(), _CONNECT_TIMEOUT_S)
         except Exception as error:  # dbus-fast lets AttributeError out when the bus closes while it says Hello
             raise BusUnavailableError(f"cannot connect to D-Bus at {self._address!r}: {_why(error)}") from error
@@ -191,7 +183,7 @@ class DbusService:
         if reply is not RequestNameReply.PRIMARY_OWNER:
             raise BusNameTakenError(f"cannot own {NAME} on D-Bus: another process owns it")
 
-    async def _keep_connected(self, bus: _SteadyBus) -> None:
+    async def _keep_connected(self, bus: SteadyBus) -> None:
         while True:
             await bus.lost()
             if self._is_stopping:
@@ -201,7 +193,7 @@ class DbusService:
             bus = self._bus = await self._connect_again()
             _LOGGER.info(BUS_CONNECTED.sentence, extra={"fields": {"MESSAGE_ID": BUS_CONNECTED.id}})
 
-    async def _connect_again(self) -> _SteadyBus:
+    async def _connect_again(self) -> SteadyBus:
         pause_s = _FIRST_PAUSE_S
         while True:
             await asyncio.sleep(pause_s)
@@ -213,7 +205,7 @@ class DbusService:
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
-    def _on_message(self, bus: _SteadyBus, message: Message) -> bool:
+    def _on_message(self, bus: SteadyBus, message: Message) -> bool:
         if message.message_type is not MessageType.METHOD_CALL:
             return False
         try:
@@ -228,7 +220,7 @@ class DbusService:
             _reply_error(bus, message, error)
         return True  # answered, or being answered: dbus-fast has nothing to add
 
-    def _answer(self, bus: _SteadyBus, message: Message) -> list[object] | Coroutine[Any, Any, list[object]]:
+    def _answer(self, bus: SteadyBus, message: Message) -> list[object] | Coroutine[Any, Any, list[object]]:
         if message.path != PATH:
             return _answer_elsewhere(message)
         interface, method = self._method(message)
@@ -239,11 +231,18 @@ class DbusService:
             )
         if interface == INTERFACE and (bus.unsent >= _BUSY_AT or len(self._calls) >= _BUSY_AT):
             raise NotReadyError(f"cannot call {method.name}: {_BUSY_AT} answers are waiting to be sent")
-        if method.name == "InstallDocument":
-            return self._install_document(bus, message)
-        if method.name == "AcknowledgeRepair":
-            return self._acknowledge_repair(bus, message)
-        return self._handlers[interface, method.name](message)
+        if interface != INTERFACE:
+            return self._standard[method.name](*message.body)
+        if method.name in ADMINISTERING:
+            return self._administer(bus, message, ADMINISTERING[method.name])
+        return [READING[method.name](self._service, *message.body)]
+
+    async def _administer(
+        self, bus: MessageBus, message: Message, work: Callable[..., Coroutine[Any, Any, object]]
+    ) -> list[object]:
+        await require_administrator(bus, message)
+        answer = await work(self._service, *message.body)
+        return [] if answer is None else [answer]
 
     def _method(self, message: Message) -> tuple[str, intr.Method]:
         """The method that a call means; D-Bus lets callers leave the interface out."""
@@ -255,59 +254,31 @@ class DbusService:
                     return name, method
         raise DBusError(ErrorType.UNKNOWN_METHOD, f"cannot call {message.member}: no such method here")
 
-    async def _finish(self, bus: _SteadyBus, message: Message, answer: Coroutine[Any, Any, list[object]]) -> None:
+    async def _finish(self, bus: SteadyBus, message: Message, answer: Coroutine[Any, Any, list[object]]) -> None:
         try:
             self._reply(bus, message, await answer)
         except Exception as error:  # noqa: BLE001 - every call gets an answer; it is logged there
             _reply_error(bus, message, error)
 
-    def _reply(self, bus: _SteadyBus, message: Message, body: list[object]) -> None:
+    def _reply(self, bus: SteadyBus, message: Message, body: list[object]) -> None:
         if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
             signature = "s" if message.path != PATH else self._method(message)[1].out_signature
             bus.tell(Message.new_method_return(message, signature, body))
 
-    def _list_licenses(self, _: Message) -> list[object]:
-        return [[_variants(typed_row(row)) for row in self._service.list_licenses()]]
-
-    def _list_devices(self, message: Message) -> list[object]:
-        wanted = parse_filter({key: (value.signature, value.value) for key, value in message.body[0].items()})
-        rows = self._service.list_devices(waiting_only=wanted.waiting_only, after=wanted.after, limit=wanted.limit)
-        return [[_variants(typed_row(row)) for row in rows]]
-
-    def _explain(self, message: Message) -> list[object]:
-        return [_variants(typed_row(self._service.explain(message.body[0])))]
-
-    def _plan(self, message: Message) -> list[object]:
-        return [_variants(typed_row(self._service.plan(message.body[0])))]
-
-    def _verify_document(self, message: Message) -> list[object]:
-        return [_variants(typed_row(self._service.verify_document(_document(message))))]
-
-    async def _install_document(self, bus: MessageBus, message: Message) -> list[object]:
-        await _require_administrator(bus, message)
-        return [_variants(typed_row(await self._service.install_document(_document(message))))]
-
-    def _describe_storage(self, _: Message) -> list[object]:
-        return [_variants(typed_row(self._service.describe_storage()))]
-
-    async def _acknowledge_repair(self, bus: MessageBus, message: Message) -> list[object]:
-        await _require_administrator(bus, message)
-        return [clean(await self._service.acknowledge_repair())]
-
     # -- org.freedesktop.DBus.Properties -------------------------------------------------------------------------
 
-    def _get(self, message: Message) -> list[object]:
-        self._require_property(*message.body)
-        return [_variant(properties(self._service.status())[message.body[1]])]
+    def _get(self, interface: str, name: str) -> list[object]:
+        self._require_property(interface, name)
+        return [variant(properties(self._service.status())[name])]
 
-    def _set(self, message: Message) -> list[object]:
-        self._require_property(*message.body[:2])
-        raise DBusError(ErrorType.PROPERTY_READ_ONLY, f"cannot set {message.body[1]}: it can only be read")
+    def _set(self, interface: str, name: str, _: Variant) -> list[object]:
+        self._require_property(interface, name)
+        raise DBusError(ErrorType.PROPERTY_READ_ONLY, f"cannot set {name}: it can only be read")
 
-    def _get_all(self, message: Message) -> list[object]:
-        if message.body[0] == INTERFACE or not message.body[0]:
-            return [_variants(properties(self._service.status()))]
-        self._require_interface(message.body[0])
+    def _get_all(self, interface: str) -> list[object]:
+        if interface == INTERFACE or not interface:
+            return [variants(properties(self._service.status()))]
+        self._require_interface(interface)
         return [{}]
 
     def _require_property(self, interface: str, name: str) -> None:
@@ -321,129 +292,6 @@ class DbusService:
             raise DBusError(ErrorType.UNKNOWN_INTERFACE, f"cannot find interface {interface!r} here")
 
 
-class _SteadyBus(MessageBus):
-    """A connection that survives a bus that is slow to read.
-
-    dbus-fast (5.0 to 5.2) writes without asking whether the socket takes more and gives the connection up at EAGAIN,
-    with some 200 KB on their way. So messages go out one at a time, and only when poll(2) says that there is room: the
-    kernel then takes at least a part of the next one, and dbus-fast waits properly for the rest.
-    """
-
-    def __init__(self, *, bus_type: BusType, bus_address: str | None) -> None:
-        super().__init__(bus_address=bus_address, bus_type=bus_type)
-        self._unsent: deque[tuple[Message, asyncio.Future[None]]] = deque()
-        self._is_sending = False
-        self._watched_fd: int | None = None
-
-    @property
-    def unsent(self) -> int:
-        """How many messages wait."""
-        return len(self._unsent)
-
-    async def lost(self) -> None:
-        """Return when the connection has ended, however it did."""
-        with contextlib.suppress(Exception):
-            await self.wait_for_disconnect()  # type: ignore[no-untyped-call]
-
-    def tell(self, message: Message) -> None:
-        """Send and forget; `lost` tells of the connection's end."""
-        if self.connected:
-            self.send(message).add_done_callback(_forget)
-
-    def send(self, msg: Message) -> asyncio.Future[None]:  # type: ignore[override]  # as the asyncio bus does
-        """As in dbus-fast; all its own messages come this way too."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._unsent.append((msg, future))
-        if len(self._unsent) > _GIVE_UP_AT:
-            self.disconnect()
-        self._pump()
-        return future
-
-    def _pump(self) -> None:
-        while self._unsent and not self._is_sending and not self._disconnected:
-            if not self._has_room():
-                return
-            message, future = self._unsent.popleft()
-            try:
-                sent = super().send(message)
-            except OSError:  # the socket was closed under dbus-fast while it wrote; `lost` tells
-                future.cancel()
-                return
-            self._is_sending = True
-            if sent.done():
-                self._sent(future, sent)
-            else:
-                sent.add_done_callback(functools.partial(self._sent_later, future))
-
-    def _sent_later(self, future: asyncio.Future[None], sent: asyncio.Future[None]) -> None:
-        self._sent(future, sent)
-        self._pump()
-
-    def _sent(self, future: asyncio.Future[None], sent: asyncio.Future[None]) -> None:
-        self._is_sending = False
-        error = None if sent.cancelled() else sent.exception()
-        if not future.done():
-            future.set_exception(error) if error else future.set_result(None)
-
-    def _has_room(self) -> bool:
-        """Whether the socket takes more; else see to it that `_pump` is called when it does."""
-        if self._watched_fd is not None or self._sock is None:
-            return False
-        poll = select.poll()
-        poll.register(self._sock, select.POLLOUT)
-        if poll.poll(0):
-            return True
-        self._watched_fd = os.dup(self._sock.fileno())  # a descriptor of our own: dbus-fast watches its own one
-        self._loop.add_writer(self._watched_fd, self._room_again)
-        return False
-
-    def _room_again(self) -> None:
-        self._stop_watching()
-        self._pump()
-
-    def _stop_watching(self) -> None:
-        if self._watched_fd is not None:
-            self._loop.remove_writer(self._watched_fd)
-            os.close(self._watched_fd)
-            self._watched_fd = None
-
-    def _finalize(self, err: Exception | None = None) -> None:
-        self._stop_watching()
-        super()._finalize(err)
-        for _, future in self._unsent:
-            future.cancel()
-        self._unsent.clear()
-
-
-async def _require_administrator(bus: MessageBus, message: Message) -> None:
-    """Raise NotPermittedError for all but root and the daemon's own user. Polkit will be asked here."""
-    question = Message(
-        destination="org.freedesktop.DBus",
-        path="/org/freedesktop/DBus",
-        interface="org.freedesktop.DBus",
-        member="GetConnectionUnixUser",
-        signature="s",
-        body=[message.sender],
-    )
-    try:
-        answer = await asyncio.wait_for(bus.call(question), _CALL_TIMEOUT_S)
-    except Exception as error:
-        raise NotPermittedError(f"cannot {message.member}: the bus does not say who asks: {_why(error)}") from error
-    if answer.message_type is not MessageType.METHOD_RETURN:
-        raise NotPermittedError(f"cannot {message.member}: the bus does not say who asks: {answer.error_name}")
-    if answer.body[0] not in {0, os.geteuid()}:
-        raise NotPermittedError(f"cannot {message.member}: user {answer.body[0]} asks, only root may")
-
-
-def _document(message: Message) -> bytes:
-    data = bytes(message.body[0])
-    if len(data) > MAX_DOCUMENT_BYTES:
-        raise DocumentTooLargeError(
-            f"cannot read the document: it has {len(data)} bytes, at most {MAX_DOCUMENT_BYTES} are allowed"
-        )
-    return data
-
-
 def _answer_elsewhere(message: Message) -> list[object]:
     """Introspect at the object's ancestors, so that `busctl tree` finds the way down; nothing else is there."""
     above = "" if message.path == "/" else message.path
@@ -453,7 +301,7 @@ def _answer_elsewhere(message: Message) -> list[object]:
     raise DBusError(ErrorType.UNKNOWN_OBJECT, f"cannot find object {message.path}: the only one is {PATH}")
 
 
-def _reply_error(bus: _SteadyBus, message: Message, error: Exception) -> None:
+def _reply_error(bus: SteadyBus, message: Message, error: Exception) -> None:
     if isinstance(error, DBusError):
         name, text = error.type, error.text
     elif isinstance(error, LicensedError):
@@ -466,25 +314,11 @@ def _reply_error(bus: _SteadyBus, message: Message, error: Exception) -> None:
         bus.tell(Message.new_error(message, name, clean(text)))
 
 
-def _variants(row: Mapping[str, Typed]) -> dict[str, Variant]:
-    return {key: _variant(value) for key, value in row.items()}
-
-
-def _variant(value: Typed) -> Variant:
-    signature, content = value
-    return Variant(signature, _variants(content) if isinstance(content, dict) else content)
-
-
 def _machine_id() -> str:
     for path in _MACHINE_ID_FILES:
         with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
             return file.read().strip()
     raise DBusError(ErrorType.FILE_NOT_FOUND, "cannot read the machine id: none of its files is there")
-
-
-def _forget(sent: asyncio.Future[None]) -> None:
-    if not sent.cancelled():
-        sent.exception()
 
 
 def _why(error: BaseException) -> str:
