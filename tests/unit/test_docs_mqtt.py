@@ -17,8 +17,11 @@ from smartserver_licensed.domain.counting import SMARTSERVER, UnitId
 from smartserver_licensed.domain.devices import Action, DeviceId, DeviceReport, DeviceRequest, DeviceState
 from smartserver_licensed.domain.errors import MessageError
 from smartserver_licensed.domain.ledger_state import Cause
+from smartserver_licensed.domain.licenses import License, LicenseType
+from smartserver_licensed.domain.notices import DEFAULT_DAYS, NoticeFacts, look
 from smartserver_licensed.domain.refusal import RefusalCode, SeatRequest, refuse
 from smartserver_licensed.domain.status import Clock, Maintenance, State, Status, Storage, Totals
+from smartserver_licensed.domain.timekeeping import DAY_S, from_iso
 from smartserver_licensed.domain.withholding import YES, Answer, Reason
 from smartserver_licensed.formats import iap, iap_said
 from smartserver_licensed.formats.iap import (
@@ -149,12 +152,24 @@ def lic(handle: str, answer: Answer) -> tuple[str, bytes]:
     return iap.lic_topic(SID, DeviceId("modbus", handle)), iap_said.lic(answer, FULL, AT_MS)
 
 
-def error(totals: Totals, action: Action = Action.PROVISION, *, is_storage_usable: bool = True) -> tuple[str, bytes]:
+def error(
+    totals: Totals, action: Action = Action.PROVISION, *, is_storage_usable: bool = True, is_bound: bool = True
+) -> tuple[str, bytes]:
     device = DeviceId("modbus", "6")
     request = SeatRequest(UnitId(str(device)), device, action, 0.0)
-    refusal = refuse(request, totals=totals, is_storage_usable=is_storage_usable)
+    refusal = refuse(request, totals=totals, is_storage_usable=is_storage_usable, is_bound=is_bound)
     said = iap_said.refusal_error(refusal, topic=iap.do_topic(SID, device), at_ms=AT_MS)
     return iap.error_topic(SID), said
+
+
+def warnings() -> list[tuple[str, bytes]]:
+    end = from_iso("2026-12-08T03:22:42Z")
+    trial = License("trial-1", LicenseType.TRIAL, 5, end)
+    ending = NoticeFacts(end - 14 * DAY_S, [trial], {}, Totals(5, 0, 0, 0))
+    full = NoticeFacts(end, [], {}, FULL)
+    notices = [*look(ending, {}, DEFAULT_DAYS)[0], *look(full, {}, DEFAULT_DAYS)[0]]
+    topic = iap.status_topic(SID)
+    return [(iap.warning_topic(SID), iap_said.warning(each, topic=topic, at_ms=AT_MS)) for each in notices]
 
 
 def event(
@@ -176,6 +191,8 @@ def test_each_outgoing_example_is_what_the_daemon_builds() -> None:
         error(Totals(capacity=0, provisioned=0, reserved=0, waiting=1)),
         error(Totals(capacity=5, provisioned=6, reserved=0, waiting=1)),
         error(Totals(capacity=0, provisioned=0, reserved=0, waiting=0), is_storage_usable=False),
+        error(FULL, is_bound=False),
+        *warnings(),
         event("admission", "modbus/5", None, NOT_FULL),
         event("rejection", "modbus/6", "capacity-exceeded"),
         event("release", "modbus/5", "released", NOT_FULL),
@@ -212,7 +229,7 @@ def test_every_topic_and_filter_is_on_the_page() -> None:
         *iap.live_filters("{SID}"),
         *(iap.snapshot_filter("{SID}", kind) for kind in ("sts", "lic", "cfg")),
         *(make("{SID}", device) for make in (iap.sts_topic, iap.lic_topic, iap.do_topic)),
-        *(make("{SID}") for make in (iap.status_topic, iap.event_topic, iap.error_topic)),
+        *(make("{SID}") for make in (iap.status_topic, iap.event_topic, iap.error_topic, iap.warning_topic)),
         *(iap.SID_TOPIC, iap.MARKER_TOPIC, *iap.ENGINE_FILTERS),
     ]
     assert [topic for topic in built if f"`{topic}`" not in PAGE] == []
@@ -223,5 +240,5 @@ def test_no_topic_was_forgotten_here() -> None:
     taking_a_sid = {name for name in functions if "sid" in inspect.signature(getattr(iap, name)).parameters}
     assert taking_a_sid == {
         "live_filters", "snapshot_filter", "sts_topic", "lic_topic", "do_topic",
-        "status_topic", "event_topic", "error_topic", "parse",
+        "status_topic", "event_topic", "error_topic", "warning_topic", "parse",
     }  # fmt: skip

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -117,6 +117,56 @@ class Client:
         summary: Row = self._ask("InstallDocument", "ay", document)
         return summary
 
+    def create_request(self, customer_id: str, licenses: Sequence[str], *, is_new_key: bool, is_fresh: bool) -> bytes:
+        """A request; what is left out of its options is left to the daemon."""
+        options = {"new_key": Variant("b", is_new_key), "fresh": Variant("b", is_fresh)}
+        if customer_id:
+            options["customer_id"] = Variant("s", customer_id)
+        if licenses:
+            options["licenses"] = Variant("as", list(licenses))
+        return bytes(self._ask("CreateActivationRequest", "a{sv}", options))
+
+    def preview_return(self, license_id: str, devices: int) -> Row:
+        """What a return would do; 0 devices are all."""
+        preview: Row = self._ask("PreviewReturn", "su", license_id, devices)
+        return preview
+
+    def create_return(
+        self, license_id: str, devices: int, *, over_capacity: bool, revoke_excess: bool, another: bool
+    ) -> bytes:
+        """The proof of a return that is made by this."""
+        given = {"over_capacity": over_capacity, "revoke_excess": revoke_excess, "another": another}
+        options = {key: Variant("b", value) for key, value in given.items()}
+        return bytes(self._ask("CreateReturn", "sua{sv}", license_id, devices, options))
+
+    def returns(self) -> list[Row]:
+        """One row a return."""
+        rows: list[Row] = self._ask("ListReturns")
+        return rows
+
+    def get_return(self, number: int) -> bytes:
+        """The proof of a return again."""
+        return bytes(self._ask("GetReturn", "u", number))
+
+    def check_update(self, version: str, kind: str, released: str) -> Row:
+        """Whether an update may be installed, and why."""
+        verdict: Row = self._ask("CheckUpdate", "sss", version, kind, released)
+        return verdict
+
+    def confirm_update(self, version: str) -> Row:
+        """Take note that an update is installed."""
+        summary: Row = self._ask("ConfirmUpdate", "s", version)
+        return summary
+
+    def notices(self) -> list[Row]:
+        """One row a notice in force."""
+        rows: list[Row] = self._ask("ListNotices")
+        return rows
+
+    def set_notice_days(self, days: Sequence[int]) -> None:
+        """How many days before an end there is a notice."""
+        self._ask("SetNoticeDays", "au", list(days))
+
     def _ask(self, member: str, signature: str = "", *body: object, interface: str = INTERFACE) -> Any:  # noqa: ANN401 - the XML says
         call = Message(
             destination=NAME, path=PATH, interface=interface, member=member, signature=signature, body=list(body)
@@ -130,7 +180,7 @@ class Client:
             raise DaemonUnreachableError(f"cannot ask the daemon: the bus hung up: {why}") from error
         if reply.message_type is MessageType.ERROR:
             raise _error(reply)
-        return _plain(reply.body[0])
+        return _plain(reply.body[0]) if reply.body else None
 
 
 async def _connect() -> MessageBus:

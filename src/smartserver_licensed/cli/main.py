@@ -1,21 +1,22 @@
 """licensectl: the administrator's command.
 
 Rules:
-- exit codes: 0 yes, 1 no (a document that does not verify, a device that is not known, a plan that does not fit,
-  something wrong that `doctor` found), 2 usage, 3 the daemon is not there, 4 refused; `status` is 0 whenever it could
-  show one;
+- exit codes: 0 yes, 1 no (a document that does not verify, a device or a return that is not known, a plan that does not
+  fit, an update that may not be installed, a return that needs a word about what would run beyond the capacity, a
+  document that could not be written in the end, something wrong that `doctor` found), 2 usage, 3 the daemon is not
+  there, 4 refused; `status` is 0 whenever it could show one;
 - errors go to stderr as `licensectl: cannot …: … [code]`, with `--json` also to stdout as
   `{"error": {"code", "message"}}`;
 - `--json` is for programs: one document on stdout, the same keys for ever.
 
 What this module does not do: it knows no D-Bus (`client`, imported only when it is needed) and lays nothing out
-(`screens`, `answers`).
+(`screens`, `answers`). Commands of a theme of their own are in `documents` and `updates`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,16 +26,16 @@ from typing import TYPE_CHECKING, Any
 from smartserver_licensed import VERSION
 from smartserver_licensed.domain.errors import ArgumentError, DaemonUnreachableError, LicensedError
 from smartserver_licensed.domain.licenses import MAX_DEVICES
-from smartserver_licensed.formats.bus import MAX_DOCUMENT_BYTES
 
-from . import answers, screens
+from . import answers, documents, screens, updates
+from .output_file import OutputError
+from .terminal import EXIT_NO, EXIT_NO_DAEMON, EXIT_REFUSED, EXIT_USAGE, EXIT_YES, print_json, show
 
 if TYPE_CHECKING:
     from .client import Client
 
-EXIT_YES, EXIT_NO, EXIT_USAGE, EXIT_NO_DAEMON, EXIT_REFUSED = range(5)
 _EXIT_INTERRUPTED = 130  # as shells count: 128 + SIGINT
-_UNKNOWN_DEVICE = "device-unknown"
+_NOT_KNOWN = {"device-unknown", "contact-unknown"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,16 +58,15 @@ def _run(arguments: argparse.Namespace) -> int:
         command: Callable[..., int] = arguments.command
         if command is _doctor:
             return command(arguments)
-        document = _read(arguments.file) if "file" in arguments else b""  # before asking for a daemon
-        from .client import Client  # noqa: PLC0415 - dbus-fast is most of the start: not for usage errors and --help
+        with arguments.around(arguments):  # files, before asking for a daemon
+            from .client import Client  # noqa: PLC0415 - dbus-fast is most of the start: not for usage errors and --help
 
-        with Client() as client:
-            arguments.document = document
-            return command(client, arguments)
+            with Client() as client:
+                return command(client, arguments)
     except LicensedError as error:
         sys.stderr.write(f"licensectl: {screens.printable(error)} [{error.code}]\n")
         if arguments.json:
-            _print_json({"error": {"code": error.code, "message": str(error)}})
+            print_json({"error": {"code": error.code, "message": str(error)}})
         return _exit_code(error, arguments)
 
 
@@ -75,7 +75,7 @@ def _exit_code(error: LicensedError, arguments: argparse.Namespace) -> int:
         return EXIT_NO_DAEMON
     if isinstance(error, ArgumentError):
         return EXIT_USAGE
-    is_answer = error.code == _UNKNOWN_DEVICE or arguments.command is _verify
+    is_answer = error.code in _NOT_KNOWN or isinstance(error, OutputError) or arguments.command is documents.run_verify
     return EXIT_NO if is_answer else EXIT_REFUSED
 
 
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[..., int], what: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=what, description=what)
         added.add_argument("--json", action="store_true", help="for programs: JSON on stdout")
-        added.set_defaults(command=run)
+        added.set_defaults(command=run, around=contextlib.nullcontext)
         return added
 
     command("status", _status, "Show capacity, seats, maintenance and what needs attention.")
@@ -98,10 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("device", metavar="DEVICE", help="protocol/handle, as `devices` shows it")
     plan = command("plan", _plan, "Say how many of N more devices fit, and what is missing.")
     plan.add_argument("count", metavar="N", type=_count, help="how many more devices")
-    install = command("install", _install, "Install a license document.")
-    install.add_argument("file", metavar="FILE", help="the document, or - for stdin")
-    verify = command("verify", _verify, "Say what a document is and whether it verifies here; changes nothing.")
-    verify.add_argument("file", metavar="FILE", help="the document, or - for stdin")
+    documents.add_commands(command)
+    updates.add_commands(command)
     command("acknowledge", _acknowledge, "Take note that the ledger was repaired; only root may.")
     doctor = command("doctor", _doctor, "Look for what is wrong, and say what to do; changes nothing.")
     doctor.add_argument("--config", metavar="FILE", help="the daemon's configuration, where it is not the usual one")
@@ -110,31 +108,31 @@ def _parser() -> argparse.ArgumentParser:
 
 def _status(client: Client, arguments: argparse.Namespace) -> int:
     status = screens.status_json(client.properties(), client.licenses())
-    _show(arguments, status, lambda: screens.status_screen(status))
+    show(arguments, status, lambda: screens.status_screen(status))
     return EXIT_YES
 
 
 def _licenses(client: Client, arguments: argparse.Namespace) -> int:
     licenses = client.licenses()
-    _show(arguments, licenses, lambda: screens.licenses_table(licenses))
+    show(arguments, licenses, lambda: screens.licenses_table(licenses))
     return EXIT_YES
 
 
 def _devices(client: Client, arguments: argparse.Namespace) -> int:
     rows = list(client.devices(waiting_only=arguments.waiting))
-    _show(arguments, rows, lambda: screens.devices_table(rows))
+    show(arguments, rows, lambda: screens.devices_table(rows))
     return EXIT_YES
 
 
 def _explain(client: Client, arguments: argparse.Namespace) -> int:
     explanation = client.explain(arguments.device)
-    _show(arguments, explanation, lambda: answers.explain_screen(explanation))
+    show(arguments, explanation, lambda: answers.explain_screen(explanation))
     return EXIT_YES
 
 
 def _plan(client: Client, arguments: argparse.Namespace) -> int:
     plan = client.plan(arguments.count)
-    _show(arguments, plan, lambda: answers.plan_screen(plan))
+    show(arguments, plan, lambda: answers.plan_screen(plan))
     return EXIT_NO if plan["missing"] else EXIT_YES
 
 
@@ -143,7 +141,7 @@ def _acknowledge(client: Client, arguments: argparse.Namespace) -> int:
 
     repair = client.acknowledge_repair()
     answer = {"acknowledged": bool(repair), "repair": repair}
-    _show(arguments, answer, lambda: storage.acknowledged_screen(answer))
+    show(arguments, answer, lambda: storage.acknowledged_screen(answer))
     return EXIT_YES
 
 
@@ -162,7 +160,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         answer = error
     found = doctor.examine(Path(arguments.config or DEFAULT_PATH), answer)
     report = findings.report(found, answer)
-    _show(arguments, report, lambda: screens.doctor_screen(report))
+    show(arguments, report, lambda: screens.doctor_screen(report))
     if not report["daemon"]:
         return EXIT_NO_DAEMON
     return EXIT_YES if report["ok"] else EXIT_NO
@@ -178,47 +176,12 @@ def _storage(client: Client) -> dict[str, Any]:
         return {}
 
 
-def _install(client: Client, arguments: argparse.Namespace) -> int:
-    summary = client.install(arguments.document)
-    _show(arguments, summary, lambda: "Installed.\n" + screens.facts_screen(summary))
-    return EXIT_YES
-
-
-def _verify(client: Client, arguments: argparse.Namespace) -> int:
-    findings = client.verify(arguments.document)
-    _show(arguments, findings, lambda: screens.facts_screen(findings))
-    return EXIT_NO if findings.get("verified") is False else EXIT_YES
-
-
 def _count(text: str) -> int:
     """A number of devices. Raises ValueError, from which argparse makes a usage error."""
     count = int(text)
     if not 1 <= count <= MAX_DEVICES:
         raise argparse.ArgumentTypeError(f"{count}, expected 1 to {MAX_DEVICES}")
     return count
-
-
-def _read(name: str) -> bytes:
-    """The document; of a file that is too large only so much that the daemon sees it and says so."""
-    limit = MAX_DOCUMENT_BYTES + 1
-    try:
-        if name == "-":
-            return sys.stdin.buffer.read(limit)
-        with Path(name).open("rb") as file:
-            return file.read(limit)
-    except OSError as error:
-        raise ArgumentError(f"cannot read {name}: {error.strerror}") from error
-
-
-def _show(arguments: argparse.Namespace, value: object, screen: Callable[[], str]) -> None:
-    if arguments.json:
-        _print_json(value)
-    else:
-        sys.stdout.write(screen() + "\n")
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 if __name__ == "__main__":

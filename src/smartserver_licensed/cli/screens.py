@@ -23,16 +23,20 @@ Row = Mapping[str, Any]
 _BAR_WIDTH = 40
 _TEXT_WIDTH = 80  # a serial console
 _NEARLY_FULL_PERCENT = 90
+_DATE = len("2026-02-03")
+_TEMPORARY = {"emergency": "Emergency capacity", "trial": "Trial"}
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-_COMMAND = re.compile(r"licensectl [a-z]+(?: [A-Z]+| --[a-z]+)?")
+_COMMAND = re.compile(r"licensectl [a-z-]+(?: -o)?(?: [A-Z]+| --[a-z]+)?")
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 STATE_ADVICE = {
     "starting": "The daemon is starting; ask again in a moment.",
     "storage-fault": "The ledger cannot be used: what runs keeps running, nothing new is admitted.",
-    "rebind-needed": "The licenses belong to other hardware: what runs keeps running, nothing new is admitted.",
+    "rebind-needed": "The licenses belong to other hardware: what runs keeps running, nothing new is admitted. "
+    "To mend it: licensectl request -o FILE, have the vendor answer it, and licensectl install FILE",
     "over-capacity": "More devices run than the licenses allow. Install a license, or deprovision devices.",
-    "unlicensed": "No capacity license is installed (licensectl install FILE).",
+    "unlicensed": "No capacity license is installed: licensectl request -o FILE, have the vendor answer it, and "
+    "licensectl install FILE",
     "full": "All seats are in use. Install a license, or deprovision devices.",
 }
 STORAGE_ADVICE = {
@@ -115,7 +119,37 @@ def attention(status: Row) -> list[str]:
         found.append(f"{status['used'] * 100 // status['capacity']} % of the capacity is in use.")
     if str(status["maintenance"]["status"]).startswith("Exp"):  # Expiring …, Expired …
         found.append(f"Maintenance: {printable(status['maintenance']['status'])}.")
-    return found
+    return [*found, *_missing_cover(status["licenses"]), *_temporary(status["licenses"])]
+
+
+def _temporary(licenses: Sequence[Row]) -> list[str]:
+    """Capacity that ends by itself, called what it is."""
+    running = [row for row in licenses if row.get("type") in _TEMPORARY and not _has_ended(row)]
+    return [
+        f"{_TEMPORARY[row['type']]}: {row.get('usable', row['devices'])} devices of {printable(row['license_id'])} "
+        f"end on {row['expires_at'][:_DATE]}."
+        for row in running
+    ]
+
+
+def _missing_cover(licenses: Sequence[Row]) -> list[str]:
+    """Whether maintenance is there, but for fewer devices than the capacity licenses (LICENSING §1)."""
+    renewed = {row.get("replaces") for row in licenses}
+    capacity = _usable(row for row in licenses if row.get("type") == "capacity")
+    current = [row for row in licenses if row.get("type") == "maintenance" and not _has_ended(row)]
+    cover = _usable(row for row in current if row["license_id"] not in renewed)
+    if not current or cover >= capacity:
+        return []
+    why = f"Maintenance covers {cover} of {capacity} licensed devices, {capacity - cover} are missing"
+    return [f"{why}: feature releases cannot be installed."]
+
+
+def _usable(rows: Iterable[Row]) -> int:
+    return sum(row.get("usable", row["devices"]) for row in rows)
+
+
+def _has_ended(row: Row) -> bool:
+    return str(row["status"]).startswith("Expired")
 
 
 def _storage_trouble(condition: str) -> str:
@@ -142,17 +176,32 @@ def _width(part: int, whole: int) -> int:
 
 
 def licenses_table(licenses: Sequence[Row]) -> str:
-    """The columns of the CMS's Manage Licenses dialog."""
-    columns = {
-        "license_id": "LICENSE",
-        "description": "DESCRIPTION",
-        "status": "STATUS",
-        "activation_date": "ACTIVATED",
-        "note": "NOTE",
-    }
+    """The columns of the CMS's Manage Licenses dialog, with what else is to be known of each license."""
     if not licenses:
         return "No license is installed."
-    return table(columns.values(), ([row.get(key, "") for key in columns] for row in licenses))
+    lines = [
+        (row["license_id"], _description(row), _status(row), row.get("activation_date", ""), row.get("note", ""))
+        for row in licenses
+    ]
+    return table(("LICENSE", "DESCRIPTION", "STATUS", "ACTIVATED", "NOTE"), lines)
+
+
+def _description(row: Row) -> str:
+    parts = [
+        str(row.get("description", "")),
+        f" to {row.get('release')}" * bool(row.get("release")),
+        f" for {row.get('host')}" * bool(row.get("host")),
+        f", renews {row.get('replaces')}" * bool(row.get("replaces")),
+        f", {row.get('returned')} returned" * bool(row.get("returned")),
+        ", used" * bool(row.get("consumed")),
+    ]
+    return "".join(parts)
+
+
+def _status(row: Row) -> str:
+    """With the end, where there is one."""
+    status, end = str(row.get("status", "")), str(row.get("expires_at", ""))[:_DATE]
+    return f"{status} until {end}" if end and status == "Active" else status
 
 
 def devices_table(rows: Iterable[Row]) -> str:

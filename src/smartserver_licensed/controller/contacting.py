@@ -98,19 +98,24 @@ def request_events(state: LedgerState, asked: Asked, facts: Facts, *, nonce: str
 
     `seed` is that of a new device key, for a request that wants one. Raises ContactsExhaustedError.
     """
-    contact = _contact(
-        state,
-        facts,
-        ContactKind.REQUEST,
-        nonce,
-        seed=seed if asked.is_new_key else state.device_seed,
-        number=1 if asked.is_new_key else state.next_contact,
-        chain=() if asked.is_new_key else _chain(state),
-        customer_id=asked.customer_id,
-        wanted=asked.wanted,
-    )
-    if not asked.is_new_key and not asked.is_fresh and _is_pending(state, contact):
+
+    def request(facts: Facts, nonce: str, number: int, chain: tuple[str, ...]) -> Contact:
+        return _contact(
+            state,
+            facts,
+            ContactKind.REQUEST,
+            nonce,
+            seed=seed if asked.is_new_key else state.device_seed,
+            number=number,
+            chain=chain,
+            customer_id=asked.customer_id,
+            wanted=asked.wanted,
+        )
+
+    known = None if asked.is_new_key or asked.is_fresh else _pending(state)
+    if known and known == request(replace(facts, now=known.made_at), known.nonce, known.number, known.chain):
         return []
+    contact = request(facts, nonce, *((1, ()) if asked.is_new_key else (state.next_contact, _chain(state))))
     made = ContactMade(ContactKind.REQUEST, contact.number, encode_contact(contact))
     return [Enrolled(seed), made] if asked.is_new_key else [made]
 
@@ -216,14 +221,10 @@ def _chain(state: LedgerState) -> tuple[str, ...]:
     return tuple(state.contacts[number] for number in sorted(state.contacts))
 
 
-def _is_pending(state: LedgerState, contact: Contact) -> bool:
-    """Whether the last contact is a request that is not answered and says the same, but for its nonce and time."""
+def _pending(state: LedgerState) -> Contact | None:
+    """The last contact, where it is a request that is not answered."""
     last = state.request
-    if last is None or last.number != state.next_contact - 1:
-        return False
-    known = contact_of(last)
-    same = replace(contact, number=known.number, chain=known.chain, nonce=known.nonce, made_at=known.made_at)
-    return same == known
+    return contact_of(last) if last is not None and last.number == state.next_contact - 1 else None
 
 
 def _check_pending(state: LedgerState, wanted: Return, look: Outlook) -> None:

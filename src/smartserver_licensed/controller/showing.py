@@ -66,6 +66,8 @@ class Display:
         self._announcer.publish(status)
         self._notifier.status(line(status))
         _tell_excess(was, status)
+        if status.state is State.REBIND_NEEDED and was.state is not State.REBIND_NEEDED:
+            tell(messages.REBIND_NEEDED, INSTALL_CODE=status.install_code)
         if status.clock is Clock.SET_BACK and was.clock is not Clock.SET_BACK:
             tell(messages.CLOCK_SET_BACK)
 

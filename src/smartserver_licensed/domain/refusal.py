@@ -60,7 +60,7 @@ class Refusal:
         if self.code is RefusalCode.STORAGE_FAULT:
             return "license storage fault: no new devices are admitted"
         if self.code is RefusalCode.REBIND_NEEDED:
-            return "licenses were granted for other hardware: no new devices are admitted until they are bound again"
+            return "license bound to other hardware: no new devices are admitted"
         if self.code is RefusalCode.OVER_CAPACITY:
             return f"device capacity exceeded: {self.used} of {self.capacity} in use, over capacity"
         if self.capacity == 0:
