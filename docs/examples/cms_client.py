@@ -3,7 +3,9 @@
 
 Run it with the system's Python and Debian's python3-pydbus (the one on PyPI lacks `gi`):
 
-    cms_client.py [--bus ADDRESS] status | licenses | devices [--waiting] | explain DEVICE | install FILE
+    cms_client.py [--bus ADDRESS] status | licenses | devices [--waiting] | explain DEVICE | notices
+    cms_client.py [--bus ADDRESS] request FILE [--license ID[=N]]... | install FILE
+    cms_client.py [--bus ADDRESS] check-update VERSION feature|update|platform [--released DATE]
     cms_client.py [--bus ADDRESS] watch [--seconds N]
 
 Rules:
@@ -32,7 +34,7 @@ from gi.repository import Gio, GLib
 
 NAME = "com.enocean.SmartServer.License1"  # pydbus finds the object from the name
 PROPERTIES = "org.freedesktop.DBus.Properties"
-SIGNALS = ("AdmissionRejected", "LicenseChanged", "TamperDetected")
+SIGNALS = ("AdmissionRejected", "LicenseChanged", "TamperDetected", "Notice")
 PAGE = 500
 
 
@@ -53,6 +55,13 @@ def devices(service: Any, *, waiting_only: bool) -> Iterator[dict[str, Any]]:
         if len(page) < PAGE:
             return
         after = page[-1]["name"]
+
+
+def request(service: Any, file: Path, licenses: list[str]) -> dict[str, Any]:
+    """An activation request in a file; the options' values are variants, the document is a list of bytes."""
+    document = bytes(service.CreateActivationRequest({"licenses": GLib.Variant("as", licenses)}))
+    file.write_bytes(document)
+    return {"file": str(file), "size": len(document)}
 
 
 def watch(bus: Any, service: Any, seconds: int | None) -> None:
@@ -92,6 +101,13 @@ def run(arguments: argparse.Namespace) -> None:
             say(row)
     elif arguments.command == "explain":
         say(service.Explain(arguments.device))
+    elif arguments.command == "notices":
+        for row in service.ListNotices():
+            say(row)
+    elif arguments.command == "check-update":
+        say(service.CheckUpdate(arguments.version, arguments.kind, arguments.released))
+    elif arguments.command == "request":
+        say(request(service, arguments.file, arguments.licenses))
     elif arguments.command == "install":
         say(service.InstallDocument(arguments.file.read_bytes()))
     else:
@@ -107,6 +123,14 @@ def command_line() -> argparse.ArgumentParser:
     commands.add_parser("licenses", help="one line a license")
     commands.add_parser("devices", help="one line a device").add_argument("--waiting", action="store_true")
     commands.add_parser("explain", help="why a device is licensed, or is not").add_argument("device")
+    commands.add_parser("notices", help="one line a notice in force")
+    update = commands.add_parser("check-update", help="whether an update may be installed")
+    update.add_argument("version")
+    update.add_argument("kind", choices=["feature", "update", "platform"])
+    update.add_argument("--released", default="", help="an ISO date; today where it is left out")
+    wanted = commands.add_parser("request", help="write an activation request; for root")
+    wanted.add_argument("file", type=Path)
+    wanted.add_argument("--license", dest="licenses", action="append", default=[], help="ID, or ID=N for N devices")
     commands.add_parser("install", help="install a license; for root").add_argument("file", type=Path)
     commands.add_parser("watch", help="one line a change").add_argument("--seconds", type=int)
     return parser

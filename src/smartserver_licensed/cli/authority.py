@@ -2,7 +2,7 @@
 
 Rules:
 - https with a verified certificate; http only to this machine; a redirect is refused, and so is a URL with a password;
-- an answer has at most 96 KiB and a JSON type; one question with its answer takes at most two minutes;
+- an answer has at most 96 KiB and a JSON type; a question with its answer has a time limit;
 - the token goes into one header and nowhere else;
 - every failure is a CourierError with a code of its own; what the authority refuses carries the authority's code too.
 
@@ -23,19 +23,17 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import IO
 
 from smartserver_licensed import VERSION
 from smartserver_licensed.domain.errors import LicensedError
 from smartserver_licensed.formats.bus import MAX_ARMORED_BYTES
 
 CONTACTS = "/v1/contacts"
-_STEP_TIMEOUT_S = 30.0  # to connect, and for each piece of an answer
-_TIME_LIMIT_S = 120.0
+DEFAULT_TIMEOUT_S = 120.0
 _MAX_REASON_BYTES = 8 * 1024
 _MAX_TOKEN_BYTES = 4 * 1024
 _BUSY = {408, 425, 429}
-_SERVER_ERRORS = 500
+_CLIENT_ERRORS, _SERVER_ERRORS = 400, 500
 
 
 class CourierError(LicensedError):
@@ -93,10 +91,13 @@ class RefusedByAuthorityError(CourierError):
 
 
 class Authority:
-    """Where contacts are sent to. Raises CourierUsageError."""
+    """Where contacts are sent to; `timeout_s` for each, as a whole. Raises CourierUsageError."""
 
-    def __init__(self, url: str, *, token_file: str = "", ca_file: str = "") -> None:
+    def __init__(
+        self, url: str, *, token_file: str = "", ca_file: str = "", timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> None:
         self._url = _checked(url) + CONTACTS
+        self._timeout_s = timeout_s
         self._token = _read_token(token_file) if token_file else ""
         try:
             context = ssl.create_default_context(cafile=ca_file or None)
@@ -108,31 +109,42 @@ class Authority:
         """The answer to a request or a return. Raises CourierError."""
         request = urllib.request.Request(self._url, data=contact, method="POST", headers=self._headers())  # noqa: S310 - checked
         try:
-            with _time_limit(), self._opener.open(request, timeout=_STEP_TIMEOUT_S) as answer:
+            with _time_limit(self._timeout_s):
+                return self._exchange(request)
+        except urllib.error.URLError as error:
+            raise self._failure(error.reason) from error
+        except (OSError, http.client.HTTPException, UnicodeError) as error:  # UnicodeError: no name of a host
+            raise self._failure(error) from error
+
+    def _exchange(self, request: urllib.request.Request) -> bytes:
+        try:
+            with self._opener.open(request, timeout=self._timeout_s) as answer:
                 return _read_answer(answer)
         except urllib.error.HTTPError as error:
-            raise _refusal(error) from error
-        except urllib.error.URLError as error:
-            raise _failure(error.reason) from error
-        except (OSError, http.client.HTTPException) as error:
-            raise _failure(error) from error
+            with error:
+                raise _refusal(error) from error
+
+    def _failure(self, error: object) -> CourierError:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return CertificateError(f"cannot deliver: the authority's certificate: {error.verify_message}")
+        if isinstance(error, TimeoutError):
+            return TooSlowError(f"cannot deliver: no answer within {self._timeout_s:g} s")
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return UnreachableError(f"cannot deliver: {why}")
 
     def _headers(self) -> dict[str, str]:
         token = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        return {"Content-Type": "application/json", "User-Agent": f"license-courier/{VERSION}", **token}
+        return {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": f"license-courier/{VERSION}",
+            **token,
+        }
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> None:
-        raise RedirectedError(f"cannot deliver: the authority redirects to {newurl[:200]!r} ({code})")
+    def redirect_request(self, *_: object, **__: object) -> None:
+        """None: the redirect is an error like any other status."""
 
 
 def _checked(url: str) -> str:
@@ -188,35 +200,30 @@ def _read_answer(answer: http.client.HTTPResponse) -> bytes:
 def _refusal(error: urllib.error.HTTPError) -> CourierError:
     """What an answer with an error status means; its body may say why."""
     why = f"HTTP status {error.code}"
-    with contextlib.suppress(OSError, http.client.HTTPException, ValueError, RecursionError), _time_limit():
+    with contextlib.suppress(http.client.HTTPException, ValueError, RecursionError):
         said = json.loads(error.read(_MAX_REASON_BYTES))
         for name in ("error", "detail"):
             said = said.get(name, said) if isinstance(said, dict) else said
         if isinstance(said, dict):
             why = f"{said['message']} [{said['code']}]" if {"message", "code"} <= said.keys() else why
+    if error.code < _CLIENT_ERRORS:
+        return RedirectedError(
+            f"cannot deliver: HTTP status {error.code} asks to go to {error.headers['Location']!r:.200}"
+        )
     if error.code >= _SERVER_ERRORS or error.code in _BUSY:
         return BusyError(f"cannot deliver: the authority cannot answer now: {why}")
     return RefusedByAuthorityError(f"cannot deliver: the authority refuses: {why}")
 
 
-def _failure(error: object) -> CourierError:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return CertificateError(f"cannot deliver: the authority's certificate: {error.verify_message}")
-    if isinstance(error, TimeoutError):
-        return TooSlowError(f"cannot deliver: no answer within {_STEP_TIMEOUT_S:.0f} s, {_TIME_LIMIT_S:.0f} s in all")
-    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return UnreachableError(f"cannot deliver: {why}")
-
-
 @contextlib.contextmanager
-def _time_limit() -> Iterator[None]:
+def _time_limit(limit_s: float) -> Iterator[None]:
     """A TimeoutError when the whole takes too long: a socket's own limit starts anew with every byte."""
 
     def expired(_: int, __: FrameType | None) -> None:
         raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, expired)
-    signal.setitimer(signal.ITIMER_REAL, _TIME_LIMIT_S)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from smartserver_licensed import VERSION
 from smartserver_licensed.domain.errors import ArgumentError, DaemonUnreachableError, LicensedError, StaleGrantError
 
-from .authority import Authority, CourierError, CourierUsageError, RefusedByAuthorityError
+from .authority import DEFAULT_TIMEOUT_S, Authority, CourierError, CourierUsageError, RefusedByAuthorityError
 from .client import Client
 from .documents import add_wanted
 from .screens import printable
@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Carry once, or every so often; the exit code. Usage errors end the program with 2, as argparse does."""
     arguments = _parser().parse_args(argv)
     try:
-        authority = Authority(arguments.url, token_file=arguments.token_file, ca_file=arguments.ca_file)
+        authority = Authority(
+            arguments.url, token_file=arguments.token_file, ca_file=arguments.ca_file, timeout_s=arguments.timeout
+        )
         if arguments.every is None:
             return carry(authority, arguments)
         return _carry_for_ever(lambda: carry(authority, arguments), arguments.every * _HOUR_S)
@@ -115,6 +117,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--url", required=True, metavar="URL", help="the vendor's license-authority: https://HOST")
     parser.add_argument("--token-file", metavar="FILE", default="", help="its first line lets this customer in")
     parser.add_argument("--ca-file", metavar="FILE", default="", help="certificates to trust, in place of the system's")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=DEFAULT_TIMEOUT_S,
+        help="for each answer; default %(default)g",
+    )
     add_wanted(parser)
     often = parser.add_mutually_exclusive_group()
     often.add_argument("--once", action="store_true", help="one exchange (the default)")
@@ -123,10 +132,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _hours(text: str) -> float:
-    hours = float(text)
-    if not 0 < hours <= 8_784:  # noqa: PLR2004 - a year; also not a number
-        raise argparse.ArgumentTypeError(f"{text}, expected up to 8784 hours")
-    return hours
+    return _positive(text, 8_784)
+
+
+def _seconds(text: str) -> float:
+    return _positive(text, 3_600)
+
+
+def _positive(text: str, most: float) -> float:
+    """Raises ArgumentTypeError or ValueError, from which argparse makes a usage error."""
+    value = float(text)
+    if not 0 < value <= most:  # also for what is not a number
+        raise argparse.ArgumentTypeError(f"{text}, expected more than 0 and at most {most:g}")
+    return value
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ What this module does not do: it checks no caller (`adapters.dbus`) and no signa
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 from smartserver_licensed.documents.acceptance import accept_grant, accept_root
 from smartserver_licensed.documents.armor import unwrap
@@ -214,12 +214,11 @@ class Licensing:
         except ArgumentError:
             return
         state = self._keeper.state
-        if state is None:
-            return
-        if not state.release:
-            await self._controller.commit_license(lambda _: [ReleaseSeen(str(version))])
-        else:
-            await self.confirm_update(version)
+        with contextlib.suppress(LicensedError):  # the next start sees it again: nothing is to stop for that
+            if state is not None and not state.release:
+                await self._controller.commit_license(lambda _: [ReleaseSeen(str(version))])
+            elif state is not None:
+                await self.confirm_update(version)
 
     def _verdict(self, state: LedgerState, version: Version, kind: UpdateKind, released: int) -> Verdict:
         return check(
@@ -244,7 +243,7 @@ class Licensing:
             self._anchoring.kind,
         )
 
-    @contextmanager
+    @contextlib.contextmanager
     def _one_at_a_time(self, what: str) -> Iterator[None]:
         if self._is_busy:
             raise NotReadyError(f"cannot {what}: another document is being installed or made")
