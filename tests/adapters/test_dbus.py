@@ -169,6 +169,13 @@ async def test_every_method_of_the_contract_is_answered_in_its_own_type(service:
         "Plan": [5],
         "VerifyDocument": [b"{}"],
         "InstallDocument": [b"{}"],
+        "CreateActivationRequest": [{}],
+        "PreviewReturn": ["L-1", 100],
+        "CreateReturn": ["L-1", 100, {}],
+        "GetReturn": [1],
+        "CheckUpdate": ["4.0", "feature", "2026-10-01"],
+        "ConfirmUpdate": ["4.0", "feature"],
+        "SetNoticeDays": [[30, 7]],
         "Get": [INTERFACE, "State"],
         "GetAll": [INTERFACE],
     }
@@ -252,17 +259,78 @@ async def test_an_administrator_installs_a_document(
     assert answers.installed == [b'{"payload":""}']
 
 
+async def test_a_request_is_made_with_what_the_options_say_and_gives_bytes(
+    service: DbusService, client: Client, answers: LicenseAnswers
+) -> None:
+    reply = await client.ask("CreateActivationRequest", "a{sv}", {})
+    assert (reply.signature, reply.body) == ("ay", [b'{"request": 1}'])
+    wanted = {"licenses": Variant("as", ["L-1", "L-2=30"]), "new_key": Variant("b", True), "fresh": Variant("b", True)}
+    await client.ask("CreateActivationRequest", "a{sv}", wanted)
+    await client.ask("CreateActivationRequest", "a{sv}", {"customer_id": Variant("s", "C-1")})
+    assert answers.asked == [("", (), False, False), ("", ("L-1", "L-2=30"), True, True), ("C-1", (), False, False)]
+
+
+async def test_a_return_can_be_looked_at_made_listed_and_had_again(
+    service: DbusService, client: Client, answers: LicenseAnswers
+) -> None:
+    preview = plain((await client.ask("PreviewReturn", "su", "L-1", 170)).body[0])
+    assert preview == answers.preview_return("L-1", 170)
+    assert await client.refused("CreateReturn", "sua{sv}", "L-1", 170, {}) == ERROR + "ReturnLeavesExcess"
+    assert await client.refused("PreviewReturn", "su", "L-9", 0) == ERROR + "LicenseUnknown"
+    proof = (await client.ask("CreateReturn", "sua{sv}", "L-1", 170, {"revoke_excess": Variant("b", True)})).body[0]
+    assert answers.asked == [("L-1", 170, False, True, False)]
+    (row,) = (await client.ask("ListReturns")).body[0]
+    assert {key: value.signature for key, value in row.items()} == {
+        "number": "x", "license_id": "s", "devices": "x", "made_at": "s", "acknowledged": "b",
+    }  # fmt: skip
+    assert (await client.ask("GetReturn", "u", 1)).body == [proof]
+    assert await client.refused("GetReturn", "u", 2) == ERROR + "ContactUnknown"
+
+
+async def test_an_option_that_is_not_known_is_refused_and_nothing_is_made(
+    service: DbusService, client: Client, answers: LicenseAnswers
+) -> None:
+    typo = {"over_capcity": Variant("b", True)}
+    assert await client.refused("CreateActivationRequest", "a{sv}", typo) == ERROR + "ArgumentInvalid"
+    assert await client.refused("CreateReturn", "sua{sv}", "L-1", 5, typo) == ERROR + "ArgumentInvalid"
+    assert (answers.asked, answers.returns) == ([], [])
+
+
+async def test_an_update_is_judged_and_confirmed(service: DbusService, client: Client, answers: LicenseAnswers) -> None:
+    verdict = plain((await client.ask("CheckUpdate", "sss", "4.0", "platform", "2026-10-01")).body[0])
+    assert verdict == answers.check_update("4.0", "platform", "2026-10-01")
+    confirmed = plain((await client.ask("ConfirmUpdate", "ss", "4.0", "feature")).body[0])
+    assert confirmed == answers.check_update("4.0", "feature", "") | {"installed": "4.0", "license_id": "U-1"}
+
+
+async def test_the_days_of_notices_are_set_and_what_cannot_be_is_refused(
+    service: DbusService, client: Client, answers: LicenseAnswers
+) -> None:
+    reply = await client.ask("SetNoticeDays", "au", [60, 7, 0])
+    assert (reply.message_type, reply.body, answers.notice_days) == (MessageType.METHOD_RETURN, [], [60, 7, 0])
+    assert await client.refused("SetNoticeDays", "au", []) == ERROR + "ArgumentInvalid"
+    assert plain((await client.ask("ListNotices")).body[0]) == answers.list_notices()
+
+
 @pytest.mark.needs("root", "setpriv", "busctl")
-async def test_another_user_may_read_but_not_install(
+async def test_another_user_may_read_but_administer_nothing(
     service: DbusService, bus: PrivateBus, answers: LicenseAnswers
 ) -> None:
     as_nobody = ("setpriv", "--reuid=65534", "--clear-groups", "busctl", f"--address={bus.address}")
     code, text = await run(*as_nobody, "get-property", NAME, PATH, INTERFACE, "State", bus=bus)
     assert (code, text.strip()) == (0, 's "licensed"')
-    code, text = await run(*as_nobody, "call", NAME, PATH, INTERFACE, "InstallDocument", "ay", "1", "123", bus=bus)
-    assert code != 0
-    assert "user 65534 asks" in text
-    assert answers.installed == []
+    for method in (
+        ("InstallDocument", "ay", "1", "123"),
+        ("AcknowledgeRepair",),
+        ("CreateActivationRequest", "a{sv}", "0"),
+        ("CreateReturn", "sua{sv}", "L-1", "5", "0"),
+        ("ConfirmUpdate", "ss", "4.0", "feature"),
+        ("SetNoticeDays", "au", "1", "7"),
+    ):
+        code, text = await run(*as_nobody, "call", NAME, PATH, INTERFACE, *method, bus=bus)
+        assert code != 0
+        assert f"cannot {method[0]}: user 65534 asks" in text
+    assert (answers.installed, answers.asked, answers.returns, answers.notice_days) == ([], [], [], [])
 
 
 # -- errors --------------------------------------------------------------------------------------------------------
@@ -275,10 +343,10 @@ async def test_errors_have_the_name_of_their_code(service: DbusService, client: 
 
 
 @pytest.mark.parametrize("method", ["VerifyDocument", "InstallDocument"])
-async def test_a_document_of_64_kib_is_read_and_one_byte_more_is_refused(
+async def test_a_document_that_can_be_an_armored_one_is_read_and_one_byte_more_is_refused(
     service: DbusService, client: Client, answers: LicenseAnswers, method: str
 ) -> None:
-    limit = 64 * 1024
+    limit = 96 * 1024
     assert (await client.ask(method, "ay", b"{" * limit)).body[0]["size"].value == limit
     assert await client.refused(method, "ay", b"{" * (limit + 1)) == ERROR + "DocumentTooLarge"
     assert all(len(each) == limit for each in answers.installed)
@@ -343,6 +411,14 @@ async def test_only_changed_properties_are_told(service: DbusService, client: Cl
     assert client.signals.empty()
 
 
+async def test_notices_are_told(service: DbusService, client: Client, answers: LicenseAnswers) -> None:
+    await client.follow()
+    service.noticed("expiry", answers.list_notices()[0])
+    heard = await client.hear()
+    assert (heard.member, heard.signature) == ("Notice", "sa{sv}")
+    assert plain(heard.body) == ["expiry", answers.list_notices()[0]]
+
+
 async def test_rejections_and_license_changes_are_told(service: DbusService, client: Client) -> None:
     await client.follow()
     service.rejected("lon/d1", "capacity-exceeded", {"capacity": 5, "used": 5})
@@ -399,7 +475,7 @@ async def test_after_the_bus_was_killed_the_service_comes_back_with_the_properti
     reply = await Client(connection).ask("Get", "ss", INTERFACE, "State", interface=PROPERTIES)
     assert reply.body[0].value == "full"
     connection.disconnect()
-    assert [each.message for each in caplog.records if each.name == "smartserver_licensed.adapters.dbus"] == [
+    assert [each.message for each in caplog.records if each.name.startswith("smartserver_licensed.adapters.dbus")] == [
         "The D-Bus is not connected",
         "The D-Bus is connected again",
     ]
@@ -549,6 +625,18 @@ async def test_a_cms_installs_a_document_byte_by_byte_the_same(
 
 
 @needs_pydbus
+async def test_a_cms_asks_for_a_request_judges_an_update_and_lists_notices(
+    service: DbusService, cms: Cms, answers: LicenseAnswers, tmp_path: Path
+) -> None:
+    file = tmp_path / "request.json"
+    assert await cms.ask("request", str(file), "--license", "L-2=30") == [{"file": str(file), "size": 14}]
+    assert file.read_bytes() == b'{"request": 1}'
+    assert answers.asked == [("", ("L-2=30",), False, False)]
+    assert await cms.ask("check-update", "4.0", "platform") == [answers.check_update("4.0", "platform", "")]
+    assert await cms.ask("notices") == answers.list_notices()
+
+
+@needs_pydbus
 async def test_a_cms_sees_the_code_and_the_sentence_of_an_error(service: DbusService, cms: Cms) -> None:
     status, values, complaint = await cms.run("explain", "bac/1")
     assert (status, values) == (4, [])
@@ -578,13 +666,15 @@ async def test_a_cms_follows_every_signal_and_a_restart(
     service.rejected("lon/d9", "capacity-exceeded", {"used": 5})
     service.license_changed({"seq": 8})
     service.tampered("glp/0/17qtest/fb/lic", {"shown": "x"})
+    service.noticed("expiry", {"threshold": 7})
     answers.current = dataclasses.replace(STATUS, state=State.FULL)
     service.publish(answers.current)
-    heard = [await hear() for _ in range(4)]
+    heard = [await hear() for _ in range(5)]
     assert heard == [
         {"signal": "AdmissionRejected", "values": ["lon/d9", "capacity-exceeded", {"used": 5}]},
         {"signal": "LicenseChanged", "values": [{"seq": 8}]},
         {"signal": "TamperDetected", "values": ["glp/0/17qtest/fb/lic", {"shown": "x"}]},
+        {"signal": "Notice", "values": ["expiry", {"threshold": 7}]},
         {"signal": "PropertiesChanged", "values": {"State": "full"}},
     ]
     contract = {each.name for each in intr.Node.parse(CONTRACT).interfaces[0].signals}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -84,10 +85,15 @@ class PrivateBus:
         command = ["dbus-daemon", f"--config-file={self._config}", "--nofork", "--nopidfile"]
         self._daemon = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
-        while not self._socket.exists():
+        while not self._listens():
             assert self._daemon.poll() is None, "dbus-daemon ended"
             assert time.monotonic() < deadline, "dbus-daemon does not listen"
             time.sleep(0.01)
+
+    def _listens(self) -> bool:
+        """The socket's file is there a moment before the daemon listens."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self._socket)) == 0
 
     def kill(self) -> None:
         if self._daemon is not None:
@@ -251,8 +257,8 @@ class LicenseAnswers:
             "installed": "3.5.1",
         }
 
-    async def confirm_update(self, version: str) -> dict[str, Plain]:
-        return {"installed": version, "consumed": "U-1"}
+    async def confirm_update(self, version: str, kind: str) -> dict[str, Plain]:
+        return self.check_update(version, kind, "") | {"installed": version, "license_id": "U-1"}
 
     def list_returns(self) -> list[dict[str, Plain]]:
         return self.returns

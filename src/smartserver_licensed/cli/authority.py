@@ -103,7 +103,10 @@ class Authority:
             context = ssl.create_default_context(cafile=ca_file or None)
         except OSError as error:  # ssl.SSLError is one
             raise CourierUsageError(f"cannot use the certificates of {ca_file}: {error}") from error
-        self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _NoRedirect)
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=context), _NoRedirect()]
+        if not self._url.startswith("https:"):
+            handlers.append(urllib.request.ProxyHandler({}))  # a proxy of the environment would see the token
+        self._opener = urllib.request.build_opener(*handlers)
 
     def post(self, contact: bytes) -> bytes:
         """The answer to a request or a return. Raises CourierError."""
@@ -153,12 +156,12 @@ def _checked(url: str) -> str:
         parts = urllib.parse.urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise CourierUsageError(f"cannot use the URL: {error}") from error
+        raise CourierUsageError("cannot use the URL: it is none") from error
     if not host or parts.username is not None or parts.query or parts.fragment or not url.isprintable() or " " in url:
         raise CourierUsageError("cannot use the URL: expected https://HOST[:PORT][/PATH], without user and query")
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
         raise CourierUsageError(f"cannot use the URL: {parts.scheme!r} to {host}, expected https")
-    return url.rstrip("/")
+    return urllib.parse.urlunsplit(parts).rstrip("/")  # its scheme in small letters
 
 
 def _is_loopback(host: str) -> bool:
@@ -202,10 +205,8 @@ def _refusal(error: urllib.error.HTTPError) -> CourierError:
     why = f"HTTP status {error.code}"
     with contextlib.suppress(http.client.HTTPException, ValueError, RecursionError):
         said = json.loads(error.read(_MAX_REASON_BYTES))
-        for name in ("error", "detail"):
-            said = said.get(name, said) if isinstance(said, dict) else said
-        if isinstance(said, dict):
-            why = f"{said['message']} [{said['code']}]" if {"message", "code"} <= said.keys() else why
+        if isinstance(said, dict) and said.keys() >= {"message", "code"}:
+            why = f"{said['message']} [{said['code']}]"
     if error.code < _CLIENT_ERRORS:
         return RedirectedError(
             f"cannot deliver: HTTP status {error.code} asks to go to {error.headers['Location']!r:.200}"

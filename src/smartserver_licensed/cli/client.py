@@ -153,9 +153,9 @@ class Client:
         verdict: Row = self._ask("CheckUpdate", "sss", version, kind, released)
         return verdict
 
-    def confirm_update(self, version: str) -> Row:
+    def confirm_update(self, version: str, kind: str) -> Row:
         """Take note that an update is installed."""
-        summary: Row = self._ask("ConfirmUpdate", "s", version)
+        summary: Row = self._ask("ConfirmUpdate", "ss", version, kind)
         return summary
 
     def notices(self) -> list[Row]:

@@ -48,7 +48,7 @@ def examine(config_path: Path, answer: Daemon | LicensedError) -> list[Finding]:
     if settings is not None:
         findings += [
             places.trust(Path(settings.trust.root)),
-            places.identity(Path(settings.identity.environment_file), daemon),
+            places.identity(settings.identity, daemon),
         ]
     return findings
 

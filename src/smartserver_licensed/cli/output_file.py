@@ -3,7 +3,7 @@
 Rules:
 - opened and filled with zeros before anything is asked: a wrong path or a full disk must not cost a return;
 - durable: a temporary file beside it, sync, rename; until then nothing of that name is there, or what was there;
-- a link is followed, and what is no file (a device, a pipe) is refused; `-` is stdout.
+- a link is followed (never in circles), and what is no file (a device, a pipe) is refused; `-` is stdout.
 
 What this module does not do: it knows no documents.
 """
@@ -52,7 +52,11 @@ class OutputFile:
                 file.write(bytes(MAX_ARMORED_BYTES))
                 file.flush()
                 os.fsync(file.fileno())
-        except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a NUL, or no name at all
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # a circle of links (RuntimeError until Python 3.13); a NUL, or no name at all
             self._remove()
             why = error.strerror if isinstance(error, OSError) else error
             raise ArgumentError(f"cannot write {self.name}: {why}") from error
@@ -82,6 +86,8 @@ class OutputFile:
         _sync_directory(self._path.parent)
 
     def _check(self) -> None:
+        if self._path.is_symlink():
+            raise ArgumentError(f"cannot write {self.name}: its links lead in a circle")
         if not self._path.exists():
             return
         if not self._path.is_file():

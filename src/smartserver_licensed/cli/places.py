@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from smartserver_licensed import config
-from smartserver_licensed.adapters.identity import read_install_code
+from smartserver_licensed.adapters.identity import read_factors, read_install_code
 from smartserver_licensed.documents.trust import load_root
 from smartserver_licensed.domain.errors import ConfigError, DocumentError
 from smartserver_licensed.store.area import AREA_BYTES, FILES
@@ -151,8 +151,9 @@ def trust(path: Path) -> Finding:
     return Finding("trust root", Level.OK, f"{path}, version {root.version}{demonstration}")
 
 
-def identity(path: Path, daemon: Daemon | None) -> Finding:
-    """Whether the install code can be read, and is the one that the daemon runs with."""
+def identity(settings: config.Identity, daemon: Daemon | None) -> Finding:
+    """Whether the install code can be read, and is the one that the daemon runs with; by what the hardware is known."""
+    path = Path(settings.environment_file)
     try:
         code = read_install_code(path)
     except ConfigError as error:
@@ -161,4 +162,6 @@ def identity(path: Path, daemon: Daemon | None) -> Finding:
     if daemon is not None and daemon.properties["InstallCode"] != code:
         why = f"install code {code} in {path}, but the daemon runs as {daemon.properties['InstallCode']}"
         return Finding("identity", Level.WARN, why, f"if the file is right: {RESTART}")
-    return Finding("identity", Level.OK, f"install code {code}, from {path}")
+    factors = read_factors(settings.soc_serial, settings.emmc_cid, settings.mac_interface)
+    known = ", ".join(name for name in ("soc", "emmc", "mac") if getattr(factors, name)) or "nothing that can be read"
+    return Finding("identity", Level.OK, f"install code {code}, from {path}; the hardware is known by {known}")

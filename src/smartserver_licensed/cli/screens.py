@@ -126,8 +126,10 @@ def _temporary(licenses: Sequence[Row]) -> list[str]:
     """Capacity that ends by itself, called what it is."""
     running = [row for row in licenses if row.get("type") in _TEMPORARY and not _has_ended(row)]
     return [
-        f"{_TEMPORARY[row['type']]}: {row.get('usable', row['devices'])} devices of {printable(row['license_id'])} "
-        f"end on {row['expires_at'][:_DATE]}."
+        printable(
+            f"{_TEMPORARY[row['type']]}: {row.get('usable', row['devices'])} devices of {row['license_id']} "
+            f"end on {row['expires_at'][:_DATE]}."
+        )
         for row in running
     ]
 

@@ -30,6 +30,7 @@ def add_commands(command: AddCommand) -> None:
     check.add_argument("--released", metavar="DATE", default="", help="when it was released (ISO 8601); else today")
     confirm = command("confirm-update", _confirm, "Take note that an update is installed; only root may.")
     confirm.add_argument("version", metavar="VERSION", help="as in 4.0")
+    confirm.add_argument("--kind", default="update", choices=_KINDS, help="as it was checked; else update")
     notices = command("notices", _notices, "List the notices in force: what ends soon, and what is nearly used.")
     notices.add_argument(
         "--days", metavar="N,N,…", type=_days, help="have them so many days before an end; only root may"
@@ -49,9 +50,16 @@ def verdict_screen(verdict: screens.Row) -> str:
 
 
 def _confirm(client: Client, arguments: argparse.Namespace) -> int:
-    summary = client.confirm_update(arguments.version)
-    show(arguments, summary, lambda: "Noted.\n" + screens.facts_screen(summary))
+    verdict = client.confirm_update(arguments.version, arguments.kind)
+    show(arguments, verdict, lambda: confirmed_screen(verdict))
     return EXIT_YES
+
+
+def confirmed_screen(verdict: screens.Row) -> str:
+    """What was noted, and what it has cost."""
+    used = f" Upgrade license {verdict['license_id']} is used up." if verdict["license_id"] else ""
+    covered = "" if verdict["allowed"] else f" It was not covered ({verdict['code']}); nothing stops."
+    return screens.printable(f"Noted: {verdict['installed']} is installed.{used}{covered}")
 
 
 def _notices(client: Client, arguments: argparse.Namespace) -> int:

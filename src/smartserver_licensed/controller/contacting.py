@@ -198,7 +198,8 @@ def _contact(
         install_code=facts.identity.install_code,
         device_key=SigningKey(seed).public.raw,
         factors=facts.identity.factors,
-        grant_seq=facts.least_seq,
+        grant_seq=state.installed.grant.seq if state.installed else 0,
+        least_seq=facts.least_seq,
         root_version=facts.root_version,
         anchor=facts.anchor,
         totals=tuple(

@@ -244,7 +244,7 @@ class Service:
         moment = _moment(released) if released else None
         return self._shown(self._licensing.check_update(parse_version(version), _kind(kind), moment))
 
-    async def confirm_update(self, version: str, kind: str = "update") -> dict[str, Plain]:
+    async def confirm_update(self, version: str, kind: str) -> dict[str, Plain]:
         """A release is installed. Raises ArgumentError, NotReadyError or StorageError."""
         return self._shown(await self._licensing.confirm_update(parse_version(version), _kind(kind)))
 

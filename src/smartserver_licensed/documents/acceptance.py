@@ -26,8 +26,8 @@ from smartserver_licensed.domain.errors import (
     StaleGrantError,
     WrongSmartServerError,
 )
-from smartserver_licensed.domain.licenses import Grant, License, LicenseType, describe
-from smartserver_licensed.domain.timekeeping import to_iso, to_iso_date
+from smartserver_licensed.domain.licenses import MAX_EMERGENCY_DAYS, Grant, License, LicenseType, describe
+from smartserver_licensed.domain.timekeeping import DAY_S, to_iso, to_iso_date
 
 from .envelope import Envelope, check_type, parse_envelope
 from .keys import key_id
@@ -128,11 +128,20 @@ def _check_root(grant: Grant, root: Root) -> None:
         raise RootError(
             f"cannot accept the grant: made under root version {grant.root_version}, the trusted one is {root.version}"
         )
-    emergency = sum(each.granted_total for each in grant.licenses if each.type is LicenseType.EMERGENCY)
-    if emergency > root.emergency_max_devices:
+    running = [
+        each for each in grant.licenses if each.type is LicenseType.EMERGENCY and each.is_current(grant.issued_at)
+    ]
+    devices = sum(each.granted_total - each.returned_total for each in running)
+    if devices > root.emergency_max_devices:
         raise PayloadError(
-            f"cannot accept the grant: {emergency} emergency devices, the root allows {root.emergency_max_devices}"
+            f"cannot accept the grant: {devices} emergency devices, the root allows {root.emergency_max_devices}"
         )
+    latest = grant.issued_at + MAX_EMERGENCY_DAYS * DAY_S
+    for each in running:
+        if each.expires_at is None or each.expires_at > latest:
+            raise PayloadError(
+                f"cannot accept the grant: emergency license {each.id} runs for more than {MAX_EMERGENCY_DAYS} days"
+            )
 
 
 def _inspect_grant(envelope: Envelope, trust: Trust | None) -> Inspection:

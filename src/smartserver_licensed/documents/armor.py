@@ -70,6 +70,8 @@ def _words(data: bytes) -> list[str]:
     except UnicodeDecodeError:
         text = data.decode("latin-1")  # the text around it; the block itself is ASCII
     lines = [_QUOTING.sub("", line, count=1).rstrip() for line in text.splitlines()]
+    if _BEGIN not in lines:
+        raise ArmorError(f"cannot read the document: it is no JSON, and no block with the line {_BEGIN!r}")
     if lines.count(_BEGIN) != 1 or lines.count(_END) != 1:
         raise ArmorError(
             f"cannot read the block: its first line is there {lines.count(_BEGIN)} times, its last {lines.count(_END)} "

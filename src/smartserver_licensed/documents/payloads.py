@@ -38,7 +38,8 @@ _KNOWN = frozenset(
     {"seq", "issued_at", "customer_id", "smartserver", "licenses", "contact", "root_version", "critical"}
 )
 _KNOWN_CONTACT = frozenset(
-    {"number", "chain", "nonce", "made_at", "smartserver", "grant_seq", "root_version", "anchor", "totals", "critical"}
+    {"number", "chain", "nonce", "made_at", "smartserver", "grant_seq", "least_seq", "root_version", "anchor"}
+    | {"totals", "critical"}
     | {kind.value for kind in ContactKind}
 )
 
@@ -97,6 +98,7 @@ def encode_contact(contact: Contact) -> bytes:
             "made_at": to_iso(contact.made_at),
             "smartserver": _smartserver(contact.install_code, contact.device_key, contact.factors),
             "grant_seq": contact.grant_seq,
+            "least_seq": contact.least_seq,
             "root_version": contact.root_version,
             "anchor": contact.anchor,
             "totals": [
@@ -132,6 +134,7 @@ def parse_contact(payload: bytes, kind: ContactKind) -> Contact:
             device_key=device_key,
             factors=_parse_factors(smartserver.object("factors")),
             grant_seq=fields.integer("grant_seq"),
+            least_seq=fields.integer("least_seq"),
             root_version=fields.integer("root_version"),
             anchor=_name("anchor", fields.text("anchor")),
             totals=tuple(_parse_totals(each) for each in fields.objects("totals")),

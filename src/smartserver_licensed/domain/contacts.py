@@ -56,6 +56,8 @@ class Wanted:
 class Contact:
     """One request or return. `grant_seq`: that of the installed grant, 0 where there is none.
 
+    `least_seq`: what the `seq` of an answer has to exceed; more than `grant_seq` where the ledger is an old copy.
+
     A request may name a customer whose licenses it wants, or licenses; with neither it asks for what the issuer has
     for this SmartServer. A return names the license and how many devices come back with it.
     """
@@ -76,8 +78,11 @@ class Contact:
     wanted: tuple[Wanted, ...] = ()
     license_id: str = ""
     devices: int = 0
+    least_seq: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.grant_seq <= 2**53 or not 0 <= self.least_seq <= 2**53:
+            raise ArgumentError(f"cannot make a contact: grant {self.grant_seq}, or the least {self.least_seq}")
         if not 1 <= self.number <= 2**53:
             raise ArgumentError(f"cannot make a contact: number {self.number}")
         if len(self.chain) > min(MAX_CHAIN, self.number - 1):

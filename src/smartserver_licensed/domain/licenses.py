@@ -22,6 +22,7 @@ from .timekeeping import DAY_S, LATEST, Timestamp, to_iso_date
 MAX_DEVICES = 1_000_000
 MAX_GRACE_DAYS = 3_650
 MAX_TEXT = 200  # characters of an id, a note, a name: they end up in D-Bus rows and journal fields
+MAX_EMERGENCY_DAYS = 14
 EXPIRING_DAYS = 90
 
 _RELEASE = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")

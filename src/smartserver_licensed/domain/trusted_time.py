@@ -3,6 +3,8 @@
 Rules (LICENSING §5):
 - `now` is the larger of (last durable mark + time since boot that passed meanwhile) and the wall clock where it is
   synchronised; the mark never falls but by a newer grant, which sets it;
+- a synchronised clock that is ahead is believed while it is, and for good once something is made durable meanwhile;
+- no time before the build's is believed: `keeper` begins with it, also after a grant;
 - a clock set back changes nothing and is reported; grace is counted in time of running, not here.
 
 What this module does not do: it reads no clock; a reading is an argument.

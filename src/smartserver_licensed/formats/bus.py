@@ -112,8 +112,11 @@ class LicenseService(Protocol):
         ReturnLeavesExcessError. `another`: also where the same return was just made. Raises ContactError.
         """
 
-    async def confirm_update(self, version: str) -> dict[str, Plain]:
-        """Take note that an update is installed; consumes an upgrade license where that allowed it."""
+    async def confirm_update(self, version: str, kind: str) -> dict[str, Plain]:
+        """Take note that an update is installed; consumes an upgrade license where that allowed it.
+
+        The answer has the keys of `check_update`. Raises ArgumentError.
+        """
 
     async def set_notice_days(self, days: Sequence[int]) -> None:
         """How many days before an end there is a notice. Raises ArgumentError."""

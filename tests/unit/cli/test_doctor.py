@@ -254,9 +254,21 @@ def test_a_root_that_is_none_and_one_that_is_missing_are_wrong(tmp_path: Path) -
 def test_an_install_code_that_has_changed_since_the_start_is_worth_a_look(tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     environment.write_text("APOLLO_INSTALL_CODE=IC-0002\n")
-    assert places.identity(environment, daemon()).level is Level.WARN
-    assert places.identity(environment, None).level is Level.OK
-    assert places.identity(tmp_path / "none", None).level is Level.FAIL
+    settings = config.Identity(environment_file=str(environment))
+    assert places.identity(settings, daemon()).level is Level.WARN
+    assert places.identity(settings, None).level is Level.OK
+    assert places.identity(config.Identity(environment_file=str(tmp_path / "none")), None).level is Level.FAIL
+
+
+def test_it_is_said_by_what_the_hardware_is_known(tmp_path: Path) -> None:
+    environment, serial = tmp_path / "environment", tmp_path / "serial"
+    environment.write_text("APOLLO_INSTALL_CODE=IC-0001\n")
+    settings = config.Identity(
+        environment_file=str(environment), soc_serial=str(serial), emmc_cid="", mac_interface="lo"
+    )
+    assert places.identity(settings, daemon()).why.endswith("; the hardware is known by nothing that can be read")
+    serial.write_text("0a1b\0")
+    assert places.identity(settings, daemon()).why.endswith("; the hardware is known by soc")
 
 
 def test_a_password_that_everybody_can_read_is_worth_a_look(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,14 @@ COMMANDS = (
     ("explain", "lon/1"),
     ("plan", "3"),
     ("acknowledge",),
+    ("request", "-o", "-"),
+    ("return", "L-1", "--dry-run"),
+    ("returns",),
+    ("returns", "1", "-o", "-"),
+    ("check-update", "4.0", "--kind", "feature"),
+    ("confirm-update", "4.0"),
+    ("notices",),
+    ("notices", "--days", "30,7,0"),
 )
 
 
@@ -32,7 +41,27 @@ def licensectl(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("nonsense",), ("status", "--colour"), ("explain",), ("install",), ("verify",), ("plan",)]
+    "arguments",
+    [
+        (),
+        ("nonsense",),
+        ("status", "--colour"),
+        ("explain",),
+        ("install",),
+        ("verify",),
+        ("plan",),
+        ("request",),
+        ("request", "-o", "-", "--customer-id", "C-1", "--license", "L-1"),
+        ("return", "-o", "-"),
+        ("return", "L-1", "-o", "-", "--over-capacity", "--revoke-excess"),
+        ("return", "L-1", "-o", "-", "--devices", "0"),
+        ("returns", "0", "-o", "-"),
+        ("returns", "4294967296", "-o", "-"),
+        ("check-update", "4.0"),
+        ("check-update", "4.0", "--kind", "major"),
+        ("notices", "--days", "soon"),
+        ("notices", "--days", "-1"),
+    ],
 )
 def test_wrong_usage_ends_with_2_and_says_how(arguments: tuple[str, ...]) -> None:
     done = licensectl(*arguments)
@@ -44,8 +73,9 @@ def test_wrong_usage_ends_with_2_and_says_how(arguments: tuple[str, ...]) -> Non
 def test_help_names_every_command() -> None:
     done = licensectl("--help")
     assert done.returncode == 0
-    for command in ("status", "licenses", "devices", "explain", "plan", "install", "verify", "acknowledge", "doctor"):
-        assert command.encode() in done.stdout
+    commands = "status licenses devices explain plan install verify request return returns check-update confirm-update"
+    for command in f"{commands} notices acknowledge doctor".split():
+        assert f"\n    {command}" in re.findall(r"\n    [a-z-]+", done.stdout.decode())
 
 
 @pytest.mark.parametrize("arguments", COMMANDS)
@@ -65,6 +95,28 @@ def test_a_file_that_cannot_be_read_ends_with_2(command: str, tmp_path: Path) ->
     assert done.returncode == 2
     assert b"none: No such file or directory [argument-invalid]" in done.stderr
     assert json.loads(done.stdout)["error"]["code"] == "argument-invalid"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("return", "L-1"),
+        ("returns", "1"),
+        ("return", "L-1", "--dry-run", "-o", "FILE"),
+        ("returns", "-o", "FILE"),
+        ("request", "-o", "/nowhere/request"),
+        ("request", "-o", "/dev/null"),
+        ("request", "-o", ""),
+        ("request", "-o", "."),
+        ("request", "-o", "x" * 250),
+        ("return", "L-1", "-o", "/nowhere/proof"),
+    ],
+)
+def test_a_document_that_could_not_be_written_is_not_even_asked_for(arguments: tuple[str, ...]) -> None:
+    done = licensectl(*arguments)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"licensectl: cannot write")
+    assert done.stderr.endswith(b"[argument-invalid]\n")
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "many", "1000001"])

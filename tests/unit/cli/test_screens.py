@@ -40,6 +40,27 @@ STATUS: dict[str, object] = {
 }
 
 
+def license_row(kind: str, devices: int, **more: object) -> dict[str, object]:
+    """A row of ListLicenses."""
+    row: dict[str, object] = {
+        "license_id": f"{kind[0].upper()}-1",
+        "description": f"{devices}-device {kind}",
+        "status": "Active",
+        "activation_date": "2026-02-03",
+        "note": "",
+        "type": kind,
+        "devices": devices,
+        "expires_at": "",
+        "returned": 0,
+        "usable": devices,
+        "consumed": 0,
+        "release": "",
+        "replaces": "",
+        "host": "",
+    }
+    return {**row, **more}
+
+
 @pytest.fixture
 def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import time  # noqa: PLC0415 - only here the zone is changed
@@ -91,6 +112,7 @@ def test_what_needs_attention_stands_before_the_numbers() -> None:
     [
         ({"state": "full"}, "All seats are in use."),
         ({"state": "unlicensed"}, "licensectl install FILE"),
+        ({"state": "rebind-needed"}, "licensectl request -o FILE"),
         ({"storage": "degraded"}, "licensectl acknowledge"),
         ({"storage": "read-only"}, "journalctl -k"),
         ({"storage": "rolled-back"}, "licensectl install FILE"),
@@ -106,6 +128,48 @@ def test_each_trouble_is_said_with_what_to_do(change: dict[str, object], said: s
     found = attention({**STATUS, **change})
     assert len(found) == 1
     assert said in found[0]
+
+
+def test_emergency_capacity_and_a_trial_are_called_what_they_are_with_their_end() -> None:
+    licenses = [
+        license_row("emergency", 50, expires_at="2026-03-15T10:00:00Z"),
+        license_row("trial", 5, expires_at="2026-03-01T10:00:00Z", status="Expiring 2026-03-01"),
+        license_row("trial", 5, expires_at="2026-01-01T10:00:00Z", status="Expired 2026-01-01"),
+    ]
+    assert attention({**STATUS, "licenses": licenses}) == [
+        "Emergency capacity: 50 devices of E-1 end on 2026-03-15.",
+        "Trial: 5 devices of T-1 end on 2026-03-01.",
+    ]
+
+
+def test_maintenance_for_too_few_devices_says_how_many_are_missing() -> None:
+    capacity = license_row("capacity", 1_000, usable=700, returned=300)
+    old = license_row("maintenance", 700, license_id="M-1")
+    less = license_row("maintenance", 500, license_id="M-2", replaces="M-1")
+    (said,) = attention({**STATUS, "licenses": [capacity, old, less]})
+    assert said.startswith("Maintenance covers 500 of 700 licensed devices, 200 are missing:")
+    more = license_row("maintenance", 200, license_id="M-3")
+    assert attention({**STATUS, "licenses": [capacity, old, less, more]}) == []
+    ended = license_row("maintenance", 5, status="Expired 2026-01-01")
+    assert attention({**STATUS, "licenses": [capacity, ended]}) == []  # that it has ended is the property's to say
+
+
+def test_a_license_shows_what_became_of_it() -> None:
+    rows = [
+        license_row("capacity", 1_000, returned=300, usable=700),
+        license_row("maintenance", 700, replaces="M-0", expires_at="2029-03-01T00:00:00Z"),
+        license_row("upgrade", 1, description="upgrade", release="4.0", consumed=1),
+        license_row("remote-cms", 1, description="remote-cms", host="cms.example.com"),
+    ]
+    shown = licenses_table(rows)
+    for said in (
+        "1000-device capacity, 300 returned",
+        "700-device maintenance, renews M-0",
+        "Active until 2029-03-01",
+        "upgrade to 4.0, used",
+        "remote-cms for cms.example.com",
+    ):
+        assert said in shown
 
 
 def test_every_condition_of_the_storage_has_a_meaning_and_a_remedy() -> None:
@@ -194,7 +258,10 @@ def test_no_control_character_reaches_the_terminal() -> None:
     screens = [
         devices_table([row]),
         facts_screen({evil: evil, "list": [evil], "dict": {evil: evil}}),
-        licenses_table([{"license_id": evil, "note": evil}]),
+        licenses_table(
+            [license_row("capacity", 5, license_id=evil, note=evil, release=evil, host=evil, replaces=evil)]
+        ),
+        "\n".join(attention({**STATUS, "licenses": [license_row("trial", 5, license_id=evil, expires_at=evil)]})),
         status_screen(
             {**STATUS, "segment_id": evil, "customer_id": evil, "maintenance": {"status": evil, "expires": ""}}
         ),

@@ -91,8 +91,8 @@ async def _create_return(
     )
 
 
-async def _confirm_update(service: LicenseService, version: str) -> object:
-    return _row(await service.confirm_update(version))
+async def _confirm_update(service: LicenseService, version: str, kind: str) -> object:
+    return _row(await service.confirm_update(version, kind))
 
 
 async def _set_notice_days(service: LicenseService, days: Sequence[int]) -> None:
