@@ -1,7 +1,7 @@
 # The same names in README, CI and docs. Everything installs itself: `make run` on a fresh Debian 12 is enough.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup run test check bench crash clean
+.PHONY: help setup run test check bench crash fuzz attacks conservation clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -45,6 +45,16 @@ bench: setup ## how close to the limit it is: one table, build/bench.json beside
 
 crash: setup ## the ledger against every fault: one table, build/crash.json beside it (SHORT=1: CI's form; FAULTS="F1 F7")
 	@PYTHONPATH=tests:. $(BIN)/python -m crash.main $(if $(SHORT),--short) $(FAULTS)
+
+fuzz: setup ## every parser of documents with changed documents: one table, build/fuzz.json beside it (SHORT=1: CI's form)
+	@$(BIN)/pip install -q --disable-pip-version-check atheris 2>/dev/null || echo "fuzz: no Atheris here, our mutator feeds alone"
+	@PYTHONPATH=tests:. $(BIN)/python -m fuzz.main $(if $(SHORT),--short) $(TARGETS)
+
+attacks: setup ## every attack on real programs: one table, build/attacks.json beside it
+	@PYTHONPATH=tests:. $(BIN)/python -m attacks.main
+
+conservation: setup ## no license is lost or doubled, whatever happens: one table, build/conservation.json (SHORT=1: CI's form)
+	@PYTHONPATH=tests:. $(BIN)/python -m conservation.main $(if $(SHORT),--short)
 
 clean: ## remove what the other targets made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info

@@ -10,6 +10,7 @@ What this module does not do: it keeps no key anywhere and decides nothing about
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass, field
 
@@ -95,6 +96,7 @@ class SigningKey:
         return Ed25519PrivateKey.from_private_bytes(self.seed).sign(message)
 
 
+@functools.lru_cache(maxsize=256)  # it costs more than a verification, and the same few keys are loaded again and again
 def _weakness(raw: bytes) -> str | None:
     if len(raw) != KEY_BYTES:
         return f"{len(raw)} bytes, not {KEY_BYTES}"

@@ -11,7 +11,15 @@ from securesystemslib.dsse import Envelope as ReferenceEnvelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey  # type: ignore[attr-defined]
 
-from smartserver_licensed.documents.envelope import MAX_DOCUMENT_BYTES, pae, parse_envelope, seal, verify
+from smartserver_licensed.documents.envelope import (
+    MAX_DOCUMENT_BYTES,
+    attach_roots,
+    pae,
+    parse_envelope,
+    seal,
+    verify,
+    without_roots,
+)
 from smartserver_licensed.documents.keys import PublicKey, SigningKey
 from smartserver_licensed.domain.errors import (
     DocumentError,
@@ -141,6 +149,11 @@ def test_without_a_trusted_key_nothing_verifies() -> None:
         {"signatures": [{"sig": "A"}]},
         {"signatures": [{"sig": ""}] * 17},
         {"more": 1.5},
+        {"roots": None},
+        {"roots": {}},
+        {"roots": [1]},
+        {"roots": [{}, "root"]},
+        {"roots": [{}] * 65},
     ],
 )
 def test_an_envelope_that_is_not_strict_is_refused(members: dict[str, Any]) -> None:
@@ -154,6 +167,54 @@ def test_what_is_no_envelope_is_refused(data: bytes) -> None:
         parse_envelope(data)
 
 
+def test_roots_travel_beside_the_signatures_and_change_nothing_that_is_signed() -> None:
+    sealed = seal(TYPE, PAYLOAD, [GRANT_KEY])
+    roots = [seal(TYPE, b"root %d" % number, [SECOND_GRANT_KEY]) for number in (1, 2)]
+    data = attach_roots(sealed, roots)
+    assert parse_envelope(data).roots == tuple(roots)
+    assert check(data) == PAYLOAD
+    assert attach_roots(data, roots[:1]) == attach_roots(sealed, roots[:1])
+    assert attach_roots(data, []) == without_roots(data) == sealed
+
+
+def test_an_envelope_without_roots_has_none() -> None:
+    assert parse_envelope(seal(TYPE, PAYLOAD, [GRANT_KEY])).roots == ()
+    assert len(parse_envelope(changed(roots=[{}] * 64)).roots) == 64
+
+
+def test_roots_within_roots_are_dropped() -> None:
+    sealed = seal(TYPE, PAYLOAD, [GRANT_KEY])
+    assert attach_roots(sealed, [attach_roots(sealed, [sealed])]) == attach_roots(sealed, [sealed])
+
+
+def test_roots_that_do_not_fit_are_refused() -> None:
+    sealed = seal(TYPE, PAYLOAD, [GRANT_KEY])
+    with pytest.raises(DocumentTooLargeError, match="cannot write"):
+        attach_roots(sealed, [seal(TYPE, bytes(10_000), [GRANT_KEY])] * 6)
+    with pytest.raises(EnvelopeError, match="65 roots, the limit is 64"):
+        attach_roots(sealed, [sealed] * 65)
+    with pytest.raises(EnvelopeError):
+        attach_roots(sealed, [b"{}"])
+
+
+class Token:
+    """A signer whose seed is not to be had, as a PKCS#11 token is."""
+
+    def __init__(self) -> None:
+        self._key = SigningKey(b"\x02" * 32)
+
+    @property
+    def public(self) -> PublicKey:
+        return self._key.public
+
+    def sign(self, message: bytes) -> bytes:
+        return self._key.sign(message)
+
+
+def test_whatever_signs_can_seal() -> None:
+    assert seal(TYPE, PAYLOAD, [Token()]) == seal(TYPE, PAYLOAD, [GRANT_KEY])
+
+
 def test_unknown_members_are_ignored() -> None:
     assert check(changed(more={"a": [1]})) == PAYLOAD
 
@@ -165,7 +226,7 @@ def test_the_limit_of_size_holds_for_reading_and_for_sealing() -> None:
         check(padded + b" ")
     with pytest.raises(DocumentTooLargeError, match="10000000 bytes"):
         check(b"[" * 10_000_000)
-    with pytest.raises(DocumentTooLargeError, match="cannot sign"):
+    with pytest.raises(DocumentTooLargeError, match="cannot write"):
         seal(TYPE, bytes(60_000), [GRANT_KEY])
 
 

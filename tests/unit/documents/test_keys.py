@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,8 @@ P = 2**255 - 19
 D = -121665 * pow(121666, -1, P) % P
 SQRT_MINUS_1 = pow(2, (P - 1) // 4, P)
 SIGN = 1 << 255
+WYCHEPROOF: list[dict[str, Any]] = json.loads((Path(__file__).parents[2] / "vectors/ed25519_test.json").read_text())
+CLASSIC = WYCHEPROOF[:151]
 
 # RFC 8032, 7.1, TEST 1 to 3: secret, public, message, signature.
 VECTORS = [
@@ -137,6 +142,36 @@ def test_the_vectors_of_rfc_8032_agree(seed: str, public: str, message: str, sig
     assert key.public.raw.hex() == public
     assert key.sign(bytes.fromhex(message)).hex() == signature
     assert PublicKey(bytes.fromhex(public)).verify(bytes.fromhex(signature), bytes.fromhex(message))
+
+
+def holds(vector: dict[str, Any]) -> bool:
+    public, signature, message = (bytes.fromhex(vector[name]) for name in ("pk", "sig", "msg"))
+    return PublicKey(public).verify(signature, message)
+
+
+def test_the_vectors_of_wycheproof_are_all_there() -> None:
+    assert [vector["tcId"] for vector in CLASSIC] == list(range(1, 152))
+    assert [sum(vector["result"] == each for vector in CLASSIC) for each in ("valid", "invalid")] == [88, 63]
+
+
+@pytest.mark.parametrize("vector", CLASSIC, ids=lambda vector: str(vector["tcId"]))
+def test_151_of_151_wycheproof_vectors_agree(vector: dict[str, Any]) -> None:
+    assert holds(vector) is (vector["result"] == "valid")
+
+
+def test_newer_wycheproof_vectors_agree_where_libraries_may_not_differ() -> None:
+    decided = [vector for vector in WYCHEPROOF[151:] if vector["result"] != "acceptable"]
+    assert len(decided) == 30
+    for vector in decided:
+        assert holds(vector) is (vector["result"] == "valid"), vector
+
+
+def test_all_small_order_keys_of_wycheproof_are_refused() -> None:
+    weak = [vector for vector in WYCHEPROOF if vector["flags"] == ["SmallOrderPublicKey"]]
+    assert len(weak) == 8
+    for vector in weak:
+        with pytest.raises(KeyRejectedError, match="small order"):
+            holds(vector)
 
 
 def test_a_wrong_signature_of_any_length_is_an_answer_and_no_error() -> None:

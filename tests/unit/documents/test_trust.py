@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smartserver_licensed.documents.envelope import parse_envelope, seal
+from smartserver_licensed.documents.envelope import attach_roots, parse_envelope, seal
 from smartserver_licensed.documents.payloads import GRANT_TYPE
-from smartserver_licensed.documents.trust import ROOT_TYPE, Role, load_root, seal_root
+from smartserver_licensed.documents.trust import ROOT_TYPE, Role, Root, Trust, joined, load_root, load_trust, seal_root
 from smartserver_licensed.domain.errors import (
     CriticalFieldError,
     DocumentError,
@@ -22,10 +22,24 @@ from smartserver_licensed.domain.errors import (
     PayloadTypeError,
     RootError,
 )
-from support.documents import GRANT, GRANT_KEY, ROOT_KEY, SECOND_GRANT_KEY, STRANGER, make_root, sealed
+from support.documents import (
+    GRANT,
+    GRANT_KEY,
+    ROOT_KEY,
+    SECOND_GRANT_KEY,
+    STRANGER,
+    grant_key,
+    make_root,
+    root_key,
+    rotated_root,
+    rotated_roots,
+    sealed,
+)
 
 ROOT = make_root()
 SEALED = seal_root(ROOT, [ROOT_KEY])
+ROOTS = rotated_roots(7)
+FIRST = load_trust(ROOTS[0])
 
 
 def edited(edit: Callable[[dict[str, Any]], object]) -> bytes:
@@ -151,3 +165,173 @@ def test_a_mutated_payload_under_a_good_signature_gives_nothing_but_the_error_tr
     mutated = payload[:at] + data.draw(st.binary(max_size=3)) + payload[at + data.draw(st.integers(0, 2)) :]
     with contextlib.suppress(DocumentError):
         load_root(seal(ROOT_TYPE, mutated, [ROOT_KEY]))
+
+
+# -- the chain ---------------------------------------------------------------------------------------------------
+
+
+def versions(trust: Trust) -> list[int]:
+    return [each.version for each in trust.roots]
+
+
+def test_a_chain_grows_by_roots_that_old_and_new_keys_signed() -> None:
+    trust = FIRST.extended(ROOTS[1:])
+    assert versions(trust) == [1, 2, 3, 4, 5, 6, 7]
+    assert trust.current == rotated_root(7)
+    assert trust.under(3) == rotated_root(3)
+    assert trust.under(8) is None
+    assert list(trust.envelopes) == ROOTS
+
+
+def test_known_roots_among_them_change_nothing_in_any_order() -> None:
+    trust = FIRST.extended(ROOTS[1:3])
+    assert trust.extended(ROOTS[2::-1]) == trust
+    assert trust.extended([ROOTS[1], ROOTS[0], *ROOTS[2:]]) == FIRST.extended(ROOTS[1:])
+
+
+def test_roots_kept_are_free_of_what_came_beside_them() -> None:
+    assert FIRST.extended([attach_roots(ROOTS[1], ROOTS)]).envelopes == (ROOTS[0], ROOTS[1])
+
+
+def test_no_root_is_skipped() -> None:
+    for envelopes in (ROOTS[2:], [ROOTS[1], ROOTS[3]], ROOTS[6:0:-1]):
+        with pytest.raises(RootError, match="none may be skipped"):
+            FIRST.extended(envelopes)
+    assert versions(FIRST) == [1]
+
+
+@pytest.mark.parametrize("keys", [[root_key(2)], [root_key(2), STRANGER], [root_key(2), grant_key(1)]])
+def test_a_root_that_its_predecessor_did_not_sign_is_refused(keys: list[Any]) -> None:
+    with pytest.raises(RootError, match="not signed by version 1 before it"):
+        FIRST.extended([seal_root(rotated_root(2), keys)])
+
+
+def test_a_root_that_only_its_predecessor_signed_is_refused() -> None:
+    with pytest.raises(RootError, match="own root role"):
+        FIRST.extended([seal_root(rotated_root(2), [root_key(1)])])
+
+
+def test_signed_by_the_root_before_last_is_not_enough() -> None:
+    with pytest.raises(RootError, match="not signed by version 2"):
+        FIRST.extended([ROOTS[1], seal_root(rotated_root(3), [root_key(1), root_key(3)])])
+
+
+def two_of_three(version: int, first: int) -> Root:
+    """A root whose root role is 2 of the keys `first`, `first` + 1, `first` + 2."""
+    keys = {each.public.key_id: each.public for each in map(root_key, range(first, first + 3))}
+    base = rotated_root(version)
+    return replace(base, keys={**base.keys, **keys}, roles={**base.roles, ROOT_TYPE: Role(tuple(keys), 2)})
+
+
+@pytest.mark.parametrize(
+    ("signers", "is_trusted"),
+    [
+        ([10, 11, 20, 21], True),
+        ([11, 12, 20, 22], True),
+        ([10, 20, 21], False),
+        ([10, 11, 20], False),
+        ([10, 10, 20, 21], False),
+        ([20, 21, 22], False),
+        ([10, 11, 12], False),
+    ],
+)
+def test_both_thresholds_count(signers: list[int], is_trusted: bool) -> None:
+    trust = load_trust(seal_root(two_of_three(1, 10), [root_key(10), root_key(11)]))
+    following = seal_root(two_of_three(2, 20), [root_key(each) for each in signers])
+    if is_trusted:
+        assert versions(trust.extended([following])) == [1, 2]
+    else:
+        with pytest.raises(RootError, match="not signed by"):
+            trust.extended([following])
+
+
+def test_a_key_of_both_roots_counts_for_both() -> None:
+    trust = load_trust(seal_root(two_of_three(1, 10), [root_key(10), root_key(11)]))
+    assert versions(trust.extended([seal_root(two_of_three(2, 11), [root_key(11), root_key(12)])])) == [1, 2]
+
+
+def test_a_version_has_one_content_for_ever() -> None:
+    other = seal_root(replace(rotated_root(2), emergency_max_devices=1_000_000), [root_key(1), root_key(2)])
+    trust = FIRST.extended([ROOTS[1]])
+    with pytest.raises(RootError, match="version 2 is known with another content"):
+        trust.extended([other])
+    with pytest.raises(RootError, match="version 2 is known with another content"):
+        trust.extended([ROOTS[2], other])
+
+
+def test_the_same_root_with_more_signatures_is_the_same() -> None:
+    trust = FIRST.extended([ROOTS[1]])
+    again = seal_root(rotated_root(2), [STRANGER, root_key(1), root_key(2)])
+    assert trust.extended([again]) == trust
+
+
+def test_a_root_older_than_all_that_is_known_is_passed_over() -> None:
+    assert versions(load_trust(ROOTS[3]).extended(ROOTS)) == [4, 5, 6, 7]
+
+
+def test_the_shipped_file_is_the_newest_root_with_earlier_ones() -> None:
+    assert versions(load_trust(ROOTS[6])) == [7]
+    assert load_trust(attach_roots(ROOTS[6], ROOTS[:6])) == FIRST.extended(ROOTS)
+    assert versions(load_trust(attach_roots(ROOTS[6], ROOTS[4:6]))) == [5, 6, 7]
+    with pytest.raises(RootError, match="a newer one among its earlier"):
+        load_trust(attach_roots(ROOTS[0], ROOTS[:2]))
+    with pytest.raises(RootError, match="skipped"):
+        load_trust(attach_roots(ROOTS[6], ROOTS[:3]))
+    with pytest.raises(PayloadTypeError):
+        load_trust(sealed(GRANT))
+
+
+@pytest.mark.parametrize(
+    ("shipped", "stored", "found"),
+    [
+        ([1], [], [1]),
+        ([1], [1], [1]),
+        ([1], [1, 2, 3], [1, 2, 3]),
+        ([1, 2, 3], [1], [1, 2, 3]),
+        ([2, 3], [1, 2], [1, 2, 3]),
+        ([1], [2, 3], [1, 2, 3]),
+        ([3], [1, 2], [1, 2, 3]),
+        ([5, 6], [1, 2], [1, 2, 5, 6]),
+        ([5, 6], [1, 2, 5, 6, 7], [1, 2, 5, 6, 7]),
+        ([7], [1, 2, 5], [1, 2, 5, 7]),
+    ],
+)
+def test_shipped_and_stored_roots_become_one_chain(shipped: list[int], stored: list[int], found: list[int]) -> None:
+    trust = chain(shipped)
+    assert versions(joined(trust, [ROOTS[each - 1] for each in stored])) == found
+    assert versions(joined(trust, [ROOTS[each - 1] for each in reversed(stored)])) == found
+
+
+def chain(of: list[int]) -> Trust:
+    return load_trust(attach_roots(ROOTS[of[-1] - 1], [ROOTS[each - 1] for each in of[:-1]]))
+
+
+def test_a_stored_grant_is_verified_beyond_a_gap_and_nothing_grows_out_of_it() -> None:
+    trust = joined(chain([5]), ROOTS[:2])
+    assert trust.under(2) == rotated_root(2)
+    assert trust.current == rotated_root(5)
+    assert trust.extended(ROOTS[:4]) == trust
+    assert versions(trust.extended(ROOTS)) == [1, 2, 5, 6, 7]
+
+
+@pytest.mark.parametrize("stored", [[3], [1, 3], [1, 2, 4, 5]])
+def test_a_newer_stored_root_that_no_shipped_one_leads_to_is_refused(stored: list[int]) -> None:
+    with pytest.raises(RootError, match="the ledger has version"):
+        joined(FIRST, [ROOTS[each - 1] for each in stored])
+
+
+def test_a_stored_root_that_differs_from_the_shipped_one_is_refused() -> None:
+    other = seal_root(replace(rotated_root(1), allow_unactivated=False), [root_key(1)])
+    with pytest.raises(RootError, match="another content"):
+        joined(FIRST, [other])
+    forged = seal_root(rotated_root(2), [root_key(2), STRANGER])
+    with pytest.raises(RootError, match="not signed by version 1"):
+        joined(FIRST, [ROOTS[0], forged])
+
+
+def test_whether_a_document_would_be_accepted_again() -> None:
+    trust = FIRST.extended([ROOTS[1]])
+    assert trust.signs_still(GRANT_TYPE, sealed(GRANT, grant_key(2)))
+    assert not trust.signs_still(GRANT_TYPE, sealed(GRANT, grant_key(1)))
+    assert not trust.signs_still(GRANT_TYPE, ROOTS[1])
+    assert not trust.signs_still(GRANT_TYPE, b"")

@@ -95,7 +95,7 @@ def test_capacity_is_always_active() -> None:
         (TRIAL, "5-device trial"),
         (License("m", LicenseType.MAINTENANCE, 200, END), "200-device maintenance"),
         (License("e", LicenseType.EMERGENCY, 50, END), "50-device emergency"),
-        (License("u", LicenseType.UPGRADE, 0), "upgrade"),
+        (License("u", LicenseType.UPGRADE, 0, release="4.0"), "upgrade"),
         (License("r", LicenseType.REMOTE_CMS, 0), "remote-cms"),
     ],
 )
