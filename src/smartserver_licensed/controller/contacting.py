@@ -23,6 +23,7 @@ from smartserver_licensed.domain.contacts import MAX_CHAIN, Contact, ContactKind
 from smartserver_licensed.domain.counting import UnitId
 from smartserver_licensed.domain.entitlement import capacity, usable
 from smartserver_licensed.domain.errors import (
+    ContactError,
     ContactsExhaustedError,
     ReturnLeavesExcessError,
     ReturnPendingError,
@@ -96,8 +97,15 @@ def outlook(state: LedgerState, wanted: Return, now: int) -> Outlook:
 def request_events(state: LedgerState, asked: Asked, facts: Facts, *, nonce: str, seed: bytes) -> list[Event]:
     """The events of a new request; none where the one that waits for an answer says the same.
 
-    `seed` is that of a new device key, for a request that wants one. Raises ContactsExhaustedError.
+    `seed` is that of a new device key, for a request that wants one. Raises ContactsExhaustedError, or ContactError for
+    a new key on a board that is not confirmed: the issuer would take it for a SmartServer that he does not know.
     """
+    own = facts.identity.install_code
+    if asked.is_new_key and state.install_code != own:
+        raise ContactError(
+            f"cannot make a new device key: this ledger is that of {state.install_code}, the board is {own}; request "
+            "without a new key first, and have the issuer confirm it (a ledger made anew is a hardware swap)"
+        )
 
     def request(facts: Facts, nonce: str, number: int, chain: tuple[str, ...]) -> Contact:
         return _contact(

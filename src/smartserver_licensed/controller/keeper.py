@@ -41,6 +41,7 @@ from smartserver_licensed.domain.ledger_state import (
     LedgerState,
     RepairNoted,
     TimeMarked,
+    is_license_event,
 )
 from smartserver_licensed.domain.overcapacity import Grace
 from smartserver_licensed.domain.status import Clock, Storage
@@ -183,9 +184,8 @@ class Keeper:
     async def _load(self) -> None:
         recovered = await self._ledger.open()
         state = ledger_format.decode_snapshot(recovered.snapshot)
-        rewritten = state.installed  # an event with a newer one: the rewrite after it was cut off
-        self._replay(state, recovered.events)
-        is_changed = bool(recovered.repairs) or state.installed is not rewritten
+        has_license_event = self._replay(state, recovered.events)  # then the rewrite behind it was cut off
+        is_changed = bool(recovered.repairs) or has_license_event
         for event in self._first_events(state):
             state.apply(event)
             is_changed = True
@@ -212,10 +212,12 @@ class Keeper:
         self._time = TrustedTime(max(state.mark_s, self.now()), boottime_s)  # also after a fault it runs on
         self._graced_at_s, self._grace = boottime_s, state.grace
 
-    def _replay(self, state: LedgerState, events: Sequence[bytes]) -> None:
-        for body in events:
-            for event in ledger_format.decode_events(body):
-                state.apply(event)
+    def _replay(self, state: LedgerState, events: Sequence[bytes]) -> bool:
+        """Apply what stands behind a snapshot; whether some of it is a license event."""
+        replayed = [event for body in events for event in ledger_format.decode_events(body)]
+        for event in replayed:
+            state.apply(event)
+        return any(map(is_license_event, replayed))
 
     def _first_events(self, state: LedgerState) -> list[Event]:
         """What a ledger lacks that has not been on this SmartServer yet, or not since it knows its hardware."""
@@ -301,10 +303,10 @@ class Keeper:
     async def commit_license(self, events: Sequence[Event]) -> bool:
         """Make a license event durable, leave no earlier copy of the state to go back to, and count it.
 
-        True once it is durable: what fails afterwards is done again at the next opening. False: as for `commit`.
-        Raises StaleGrantError (another one came first), SnapshotTooLargeError or AnchorError: nothing has changed.
+        True once it is durable: what fails afterwards is done again at the next opening. False: as for `commit`, and
+        where the ledger is an old copy: only a grant mends that. Raises StaleGrantError (another one came first), SnapshotTooLargeError or AnchorError: nothing has changed.
         """
-        if self._held is None:
+        if self._held is None or (self.state is None and not any(isinstance(each, GrantInstalled) for each in events)):
             return False
         await self._check_seq(events)
         self._check_size(events)
@@ -346,6 +348,8 @@ class Keeper:
         if self._held is None:
             return
         added = len(ledger_format.encode_events(events, TimeMarked(0, self._grace)))
+        if self._size_at_most + added <= ledger_format.MAX_STATE_BYTES:
+            return
         size_bytes = len(ledger_format.encode_snapshot(self._held)) + added
         if size_bytes > ledger_format.MAX_STATE_BYTES:
             raise SnapshotTooLargeError(

@@ -43,7 +43,7 @@ from smartserver_licensed.domain.licenses import Grant
 from smartserver_licensed.domain.updates import UpdateCode, UpdateKind, Verdict, Version, check, parse_version
 
 from .anchoring import Anchoring
-from .contacting import Asked, Facts, Outlook, Return, contact_of, outlook, request_events, return_events, sealed
+from .contacting import Asked, Facts, Outlook, Return, outlook, request_events, return_events, sealed
 from .entitling import licenses_of
 from .keeper import Keeper
 from .loop import Controller
@@ -164,8 +164,8 @@ class Licensing:
             if not await self._controller.commit_license(make):
                 raise WriteFailedError(f"cannot return: {self._keeper.storage_reason}")
         contact = next(each for each in made if isinstance(each, ContactMade))
-        devices = contact_of(contact).devices
-        tell(messages.LICENSE_RETURNED, LICENSE_ID=wanted.license_id, NUMBER=contact.number, DEVICES=devices)
+        total = contact.returned[1] if contact.returned else 0
+        tell(messages.LICENSE_RETURNED, LICENSE_ID=wanted.license_id, NUMBER=contact.number, RETURNED_TOTAL=total)
         return self.proof(contact.number)
 
     def proof(self, number: int) -> bytes:

@@ -352,6 +352,16 @@ class LedgerState:
             self.reserved += by
 
 
+def is_license_event(event: Event) -> bool:
+    """Whether no earlier copy of the state may be left to go back to: what is granted, returned or used up."""
+    match event:
+        case GrantInstalled() | RootsTrusted() | UpgradeConsumed():
+            return True
+        case ContactMade(returned=returned):
+            return returned is not None
+    return False
+
+
 def as_reserved(seat: Seat, *, has_run: bool) -> Seat:
     """The same seat, no longer counted as provisioned."""
     return replace(seat, kind=SeatKind.RESERVED, has_run=has_run)

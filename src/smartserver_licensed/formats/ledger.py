@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import astuple
 from typing import Any, TypeVar
 
 from smartserver_licensed.documents import strict_json
@@ -100,7 +99,7 @@ def encode_snapshot(state: LedgerState) -> bytes:
 
 def _licensing(state: LedgerState) -> dict[str, strict_json.JsonValue]:
     return {
-        "factors": list(astuple(state.factors)),
+        "factors": list(state.factors.all),
         "key": _binary(state.device_seed),
         "next_contact": state.next_contact,
         "contacts": [[number, sha256] for number, sha256 in state.contacts.items()],
@@ -209,7 +208,7 @@ def _event(event: Event) -> list[strict_json.JsonValue]:  # noqa: C901, PLR0911,
         case Enrolled(seed):
             return ["key", _binary(seed)]
         case Bound(identity):
-            return ["bound", identity.install_code, *astuple(identity.factors)]
+            return ["bound", identity.install_code, *identity.factors.all]
         case ContactMade(kind, number, payload, returned, grace_days):
             return ["contact", kind.value, number, _binary(payload), list(returned) if returned else None, grace_days]
         case RootsTrusted(envelopes):
