@@ -33,6 +33,12 @@ def replace_file(path: Path, data: bytes) -> None:
     _sync_directory(path.parent)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory for the owner only, durably; one that is there stays. Raises OSError."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    _sync_directory(path.parent)
+
+
 def _sync_directory(path: Path) -> None:
     """The rename itself is durable only when the directory is."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,55 +1,132 @@
-"""What may be issued: the next grant of a SmartServer, from its last one and what is asked for.
+"""The next grant of a SmartServer.
 
-Rules (LICENSING §1, §4):
-- a grant is the complete set: what the SmartServer has stays, and one license is added; `seq` rises by one;
-- a trial once per install code, also when it ended long ago: the issuer remembers;
-- a SmartServer belongs to one customer; another one's license is refused, not moved.
+Rules (LICENSING §4):
+- a grant is the complete set of what the SmartServer has had, in totals; `seq` rises by one with each, by more
+  where an old copy of a ledger is to take it; what was written off stands in `returned_total` as well;
+- it acknowledges the last contact seen of the device key, and brings the roots that the SmartServer lacks;
+- without a device key only under a root that allows it, which the shipped root never does;
+- it is remembered as it leaves.
 
-What this module does not do: no file, no clock, no key. Activation, returns and maintenance are not built.
+What this module does not do: it does not decide what a SmartServer gets (`activating`, `moving`).
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from smartserver_licensed.domain.licenses import Grant, License, LicenseType
-from smartserver_licensed.domain.timekeeping import DAY_S, Timestamp
+from sqlalchemy.orm import Session
 
-from .errors import CustomerMismatchError, TrialUsedError
+from smartserver_licensed.documents.envelope import Signer, attach_roots, seal
+from smartserver_licensed.documents.payloads import GRANT_TYPE, encode_grant, open_contact
+from smartserver_licensed.documents.trust import Trust
+from smartserver_licensed.domain.binding import Factors
+from smartserver_licensed.domain.licenses import ContactMark, Grant, License, LicenseType
+from smartserver_licensed.domain.timekeeping import Timestamp
 
-TRIAL_DAYS = 30
-TRIAL_GRACE_DAYS = 7
+from .contacts import check_fork, last_seen
+from .enrolling import current_key
+from .errors import SmartServerRetiredError, SmartServerUnknownError, UnactivatedRefusedError
+from .stock import allocations_of
+from .tables import Allocation, DeviceKey, SentGrant, SmartServer
+
+MOST_MISSED = 10_000  # of grants, by a SmartServer whose ledger is an old copy
 
 
-def new_license(type_: LicenseType, *, license_id: str, devices: int, days: int, note: str, now: Timestamp) -> License:
-    """A license as sold now. `days` counts for a trial only. Raises ArgumentError."""
-    if type_ is LicenseType.TRIAL:
-        return License(license_id, type_, devices, now + days * DAY_S, TRIAL_GRACE_DAYS, note)
-    return License(license_id, type_, devices, note=note)
+class Keys(Protocol):
+    """What signs grants, and the roots that say so."""
+
+    @property
+    def trust(self) -> Trust:
+        """All roots, oldest first."""
+        ...
+
+    @property
+    def grant_signers(self) -> Sequence[Signer]:
+        """As many signers as the newest root demands of a grant."""
+        ...
 
 
-def next_grant(
-    last: Grant | None,
-    added: License,
-    *,
-    customer_id: str,
-    install_code: str,
-    root_version: int,
-    now: Timestamp,
-) -> Grant:
-    """The grant that follows `last` (None: the first one) and adds one license.
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the vendor decides for himself. `emergencies_per_year`: grants of emergency capacity per SmartServer."""
 
-    Raises TrialUsedError, CustomerMismatchError, ArgumentError.
+    emergencies_per_year: int = 2
+
+
+def next_grant(session: Session, keys: Keys, smartserver: SmartServer, now: Timestamp) -> bytes:
+    """The envelope of the grant that follows the last one, remembered.
+
+    Raises SmartServerRetiredError, ForkFoundError, UnactivatedRefusedError, ArgumentError, DocumentTooLargeError.
     """
-    if last is None:
-        return Grant(1, now, customer_id, install_code, None, (added,), root_version)
-    if last.customer_id != customer_id:
-        raise CustomerMismatchError(
-            f"cannot issue to {install_code}: it belongs to the customer {last.customer_id}, not to {customer_id}"
+    if smartserver.retired_at is not None:
+        raise SmartServerRetiredError(f"cannot grant to {smartserver.install_code}: it was replaced")
+    key = current_key(session, smartserver)
+    if key is not None:
+        check_fork(key)
+    elif not keys.trust.current.allow_unactivated:
+        raise UnactivatedRefusedError(
+            f"cannot grant to {smartserver.install_code}: it has made no request, and this authority does not allow "
+            f"licenses without activation"
         )
-    trial = next((each for each in last.licenses if each.type is LicenseType.TRIAL), None)
-    if trial and added.type is LicenseType.TRIAL:
-        raise TrialUsedError(f"cannot issue a trial to {install_code}: it has had one, {trial.id}")
-    return dataclasses.replace(
-        last, seq=last.seq + 1, issued_at=now, licenses=(*last.licenses, added), root_version=root_version
+    session.flush()
+    smartserver.seq = _next_seq(session, smartserver, key)
+    grant = Grant(
+        seq=smartserver.seq,
+        issued_at=now,
+        customer_id=smartserver.customer_id,
+        install_code=smartserver.install_code,
+        device_key=key.raw if key is not None else None,
+        licenses=tuple(_granted(each) for each in allocations_of(session, smartserver)),
+        root_version=keys.trust.current.version,
+        factors=Factors(smartserver.soc, smartserver.emmc, smartserver.mac),
+        contact=_acknowledged(session, key),
     )
+    document = seal(GRANT_TYPE, encode_grant(grant), keys.grant_signers)
+    lacking = [
+        envelope
+        for root, envelope in zip(keys.trust.roots, keys.trust.envelopes, strict=True)
+        if root.version > smartserver.root_version
+    ]
+    document = attach_roots(document, lacking)
+    session.add(SentGrant(smartserver_id=smartserver.id, seq=grant.seq, issued_at=now, document=document))
+    session.flush()
+    return document
+
+
+def last_document(session: Session, smartserver: SmartServer) -> bytes:
+    """The last grant as it left. Raises SmartServerUnknownError where there was none."""
+    sent = session.get(SentGrant, (smartserver.id, smartserver.seq))
+    if sent is None:
+        raise SmartServerUnknownError(f"cannot show the last grant of {smartserver.install_code}: there was none")
+    return sent.document
+
+
+def _granted(allocation: Allocation) -> License:
+    sold = allocation.license
+    return License(
+        id=sold.id,
+        type=LicenseType(sold.type),
+        granted_total=allocation.granted_total,
+        expires_at=sold.expires_at,
+        grace_days=sold.grace_days,
+        note=sold.note,
+        returned_total=allocation.returned_total + allocation.written_off_total,
+        consumed_total=allocation.consumed_total,
+        replaces=sold.replaces,
+        release=sold.release,
+        host=sold.host,
+    )
+
+
+def _next_seq(session: Session, smartserver: SmartServer, key: DeviceKey | None) -> int:
+    """One more than the last; more where an old copy of a ledger has to be told that it missed some (ADR 17)."""
+    last = last_seen(session, key) if key is not None else None
+    asked = open_contact(last.document)[0].least_seq if last is not None and last.document is not None else 0
+    return max(smartserver.seq, min(asked, smartserver.seq + MOST_MISSED)) + 1
+
+
+def _acknowledged(session: Session, key: DeviceKey | None) -> ContactMark | None:
+    last = last_seen(session, key) if key is not None else None
+    return ContactMark(last.number, last.sha256) if last is not None else None

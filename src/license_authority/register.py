@@ -1,130 +1,187 @@
-"""The issuer's memory: for each install code the last grant, and so its seq, customer and every license ever given.
+"""The authority's memory: one database, one operation at a time, durable before any document leaves.
 
 Rules (LICENSING §4):
-- what is issued is remembered before the document leaves: a cut in between costs a number, never a double use;
-- one issue at a time: a lock file, held from reading to writing;
-- a damaged register issues nothing: it would forget trials and give a seq twice.
+- one transaction an operation; it begins with the lock, so that what was read is still so when it is written;
+- SQLite: BEGIN IMMEDIATE, and `synchronous=EXTRA`, which is FULL and also syncs the directory after the journal is
+  removed: without that a power cut could undo a commit whose grant has left. Other databases: the one row of
+  `register` is locked by each transaction, reads included; READ COMMITTED, so that whoever waited sees what the one
+  before has written, where a snapshot taken before the wait would make it fail;
+- a damaged, missing or newer register issues nothing: it would forget trials and give a seq twice;
+- what the database's driver raises becomes an error of the authority here, once. A fork that was found is
+  remembered although it is an error.
 
-One JSON file for now, each entry in the form of the grant's own payload, so that there is one encoding.
-
-What this module does not do: it decides nothing (`issuing`) and signs nothing.
+What this module does not do: it decides nothing; the tables are in `tables`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from smartserver_licensed.documents import strict_json
-from smartserver_licensed.documents.payloads import encode_grant, parse_grant
-from smartserver_licensed.documents.strict_json import JsonValue
-from smartserver_licensed.domain.errors import DocumentError, StrictJsonError
-from smartserver_licensed.domain.licenses import Grant
+import sqlalchemy
+from sqlalchemy import URL, Engine, event, exc, inspect, make_url, select, text
+from sqlalchemy.orm import Session
 
-from .durable import OWNER_ONLY, replace_file
-from .errors import FileAccessError, RegisterBusyError, RegisterCorruptError
+from smartserver_licensed.domain.errors import ArgumentError
+
+from .durable import OWNER_ONLY
+from .errors import (
+    FileAccessError,
+    ForkFoundError,
+    RegisterBusyError,
+    RegisterCorruptError,
+    RegisterMissingError,
+    RegisterNewerError,
+    RegisterOccupiedError,
+)
+from .tables import SCHEMA_VERSION, Base, RegisterState
 
 LOCK_WAIT_S = 10.0
 
-_FILE = "register.json"
-_LOCK = "register.lock"
-_FORMAT = 1
-_MAX_BYTES = 256 * 1024 * 1024
-_MAX_DEPTH = 10
+_FILE = "authority.db"
+_BUSY_STATES = frozenset({"40001", "40P01", "55P03"})  # SQLSTATE: serialization, deadlock, lock not available
+
+
+def register_url(directory: Path) -> str:
+    """Where the register of an authority is, unless somebody says otherwise."""
+    return URL.create("sqlite", database=str(directory / _FILE)).render_as_string(hide_password=False)
 
 
 class Register:
-    """The register of one authority while it is locked; made by `open_register`."""
+    """An open register. It may be shared between threads; each transaction has a connection of its own."""
 
-    def __init__(self, path: Path, grants: Mapping[str, Grant]) -> None:
-        self._path = path
-        self._grants = dict(grants)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
-    def last_grant(self, install_code: str) -> Grant | None:
-        """The last grant issued to a SmartServer."""
-        return self._grants.get(install_code)
+    @classmethod
+    def create(cls, url: str, *, wait_s: float = LOCK_WAIT_S) -> Register:
+        """Make an empty register.
 
-    def remember(self, grant: Grant) -> None:
-        """Make a grant the last one of its SmartServer, durably. Raises FileAccessError; then nothing must leave."""
-        grants = {**self._grants, grant.install_code: grant}
+        Raises RegisterOccupiedError where one is, ArgumentError for a URL that is none, FileAccessError.
+        """
+        place = _parsed(url)
+        if place.get_backend_name() == "sqlite":
+            try:  # with the mode of a secret; the journal takes over the mode of its database
+                os.close(os.open(str(place.database), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY))
+            except OSError as error:
+                raise FileAccessError(f"cannot make the register {place.database}: {error.strerror}") from error
+        register = cls(_engine(place, wait_s))
+        with register._session() as session:
+            if inspect(session.connection()).has_table(RegisterState.__tablename__):
+                raise RegisterOccupiedError(f"cannot make a register in {place.database}: there is one")
+            Base.metadata.create_all(session.connection())
+            session.add(RegisterState(id=1, schema_version=SCHEMA_VERSION))
+        return register
+
+    @classmethod
+    def open(cls, url: str, *, wait_s: float = LOCK_WAIT_S) -> Register:
+        """An existing register; tables that a newer program adds are made.
+
+        Raises RegisterMissingError, RegisterCorruptError, RegisterNewerError, RegisterBusyError after `wait_s`
+        seconds, ArgumentError for a URL that is none, FileAccessError.
+        """
+        place = _parsed(url)
+        missing = RegisterMissingError(
+            f"cannot open the register {place.database}: there is none (`license-authority init` makes one)"
+        )
+        if place.get_backend_name() == "sqlite" and not Path(str(place.database)).exists():
+            raise missing
+        register = cls(_engine(place, wait_s))
+        with register._session() as session:
+            if not inspect(session.connection()).has_table(RegisterState.__tablename__):
+                raise missing
+            _check_whole(session, place)
+            Base.metadata.create_all(session.connection())
+        return register
+
+    def close(self) -> None:
+        """Give the connections back. No transaction may be running."""
+        self._engine.dispose()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """One operation: locked from its beginning, durable at its end, undone by any exception but a found fork.
+
+        Raises RegisterBusyError, RegisterCorruptError, FileAccessError, and what the block raises.
+        """
+        with self._session() as session:
+            session.execute(select(RegisterState).with_for_update())  # SQLite has locked at BEGIN and ignores this
+            yield session
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        place = self._engine.url.database
         try:
-            replace_file(self._path, _encode(grants))
-        except OSError as error:
-            raise FileAccessError(f"cannot write the register {self._path}: {error}") from error
-        self._grants = grants
+            with Session(self._engine) as session:
+                try:
+                    yield session
+                except ForkFoundError as found:
+                    if found.is_new:
+                        session.commit()
+                    raise
+                session.commit()
+        except exc.SQLAlchemyError as error:
+            raise _translated(error, place) from error
 
 
-@contextmanager
-def open_register(directory: Path, *, wait_s: float = LOCK_WAIT_S) -> Iterator[Register]:
-    """The register, locked against every other process until the end of the block.
-
-    Raises RegisterBusyError after `wait_s` seconds, RegisterCorruptError, FileAccessError.
-    """
-    path = directory / _FILE
+def _parsed(url: str) -> URL:
     try:
-        # Beside the register, not on it: a rename would leave the lock on the old file.
-        descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY)
-    except OSError as error:
-        raise FileAccessError(f"cannot lock the register in {directory}: {error}") from error
+        place = make_url(url)
+        place.get_dialect()
+    except (exc.ArgumentError, ImportError) as error:
+        raise ArgumentError(
+            f"cannot use the register: its URL names no database that is known here: {error}"
+        ) from error
+    if place.get_backend_name() == "sqlite" and place.database in {None, "", ":memory:"}:
+        raise ArgumentError("cannot use the register: a database in memory remembers nothing")
+    return place
+
+
+def _engine(place: URL, wait_s: float) -> Engine:
     try:
-        _lock(descriptor, directory, wait_s)
-        yield Register(path, _read(path))
-    finally:
-        os.close(descriptor)  # which unlocks; so does the end of the process
+        if place.get_backend_name() != "sqlite":
+            return sqlalchemy.create_engine(place, isolation_level="READ COMMITTED")
+        engine = sqlalchemy.create_engine(place, connect_args={"timeout": wait_s})
+    except ImportError as error:
+        raise ArgumentError(f"cannot use the register: its driver is not installed: {error}") from error
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
 
 
-def _lock(descriptor: int, directory: Path, wait_s: float) -> None:
-    deadline = time.monotonic() + wait_s
-    while not _try_lock(descriptor, directory):
-        if time.monotonic() >= deadline:
-            raise RegisterBusyError(
-                f"cannot lock the register in {directory}: another one has held it for {wait_s:g} s"
-            )
-        time.sleep(0.02)
+def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
+    connection.isolation_level = None  # or the driver would begin by itself, and too late
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA synchronous=EXTRA")
 
 
-def _try_lock(descriptor: int, directory: Path) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise FileAccessError(f"cannot lock the register in {directory}: {error}") from error
-    return True
+def _begin_sqlite(connection: sqlalchemy.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _read(path: Path) -> dict[str, Grant]:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return {}  # nothing issued yet
-    except OSError as error:
-        raise FileAccessError(f"cannot read the register {path}: {error}") from error
-    try:
-        return _decode(data)
-    except (StrictJsonError, DocumentError) as error:
-        raise RegisterCorruptError(f"cannot read the register {path}: {error}") from error
+def _check_whole(session: Session, place: URL) -> None:
+    version = session.execute(select(RegisterState.schema_version)).scalar()
+    if version is None:
+        raise RegisterCorruptError(f"cannot open the register {place.database}: it does not say its version")
+    if version > SCHEMA_VERSION:
+        raise RegisterNewerError(
+            f"cannot open the register {place.database}: it has version {version}, this program knows {SCHEMA_VERSION}"
+        )
+    if place.get_backend_name() == "sqlite":
+        found = session.execute(text("PRAGMA quick_check(1)")).scalar()
+        if found != "ok":
+            raise RegisterCorruptError(f"cannot open the register {place.database}: {found}")
 
 
-def _encode(grants: Mapping[str, Grant]) -> bytes:
-    # Taken apart again so that a person can read the register; the form stays the payload's own.
-    last: list[JsonValue] = [
-        strict_json.parse(encode_grant(grant), max_bytes=_MAX_BYTES, max_depth=_MAX_DEPTH) for grant in grants.values()
-    ]
-    return strict_json.dump({"format": _FORMAT, "last_grants": last})
-
-
-def _decode(data: bytes) -> dict[str, Grant]:
-    value = strict_json.parse(data, max_bytes=_MAX_BYTES, max_depth=_MAX_DEPTH)
-    last = value.get("last_grants") if isinstance(value, dict) and value.get("format") == _FORMAT else None
-    if not isinstance(last, list):
-        raise RegisterCorruptError(f"cannot read the register: it is none of format {_FORMAT}")
-    grants = [parse_grant(strict_json.dump(each)) for each in last]
-    by_code = {grant.install_code: grant for grant in grants}
-    if len(by_code) != len(grants):
-        raise RegisterCorruptError("cannot read the register: an install code stands in it twice")
-    return by_code
+def _translated(error: exc.SQLAlchemyError, place: str | None) -> Exception:
+    origin = getattr(error, "orig", None)
+    why = str(origin if origin is not None else error)
+    state = getattr(origin, "sqlstate", None)  # of the drivers of PostgreSQL
+    if state in _BUSY_STATES or (isinstance(error, exc.OperationalError) and "locked" in why):
+        return RegisterBusyError(f"cannot use the register {place}: another one has held it for too long: {why}")
+    if isinstance(error, exc.OperationalError):
+        return FileAccessError(f"cannot use the register {place}: {why}")
+    return RegisterCorruptError(f"cannot use the register {place}: {why}")

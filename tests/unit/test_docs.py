@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 import re
 from pathlib import Path
@@ -9,9 +10,12 @@ from pathlib import Path
 import pytest
 
 import license_authority.errors
+from smartserver_licensed.cli import authority, output_file
 from smartserver_licensed.domain import errors, messages
+from smartserver_licensed.domain.notices import NoticeKind
 from smartserver_licensed.domain.refusal import RefusalCode
 from smartserver_licensed.domain.status import Clock, State, Storage
+from smartserver_licensed.domain.updates import UpdateCode
 from smartserver_licensed.domain.withholding import Reason
 from smartserver_licensed.formats.vocabulary import VOCABULARY
 
@@ -21,17 +25,22 @@ DBUS = (ROOT / "docs/dbus.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+KINDS: tuple[type[enum.Enum], ...] = (State, Storage, Clock, RefusalCode, Reason, NoticeKind, UpdateCode)
+
+
 def codes(module: object) -> set[str]:
     classes = [each for each in vars(module).values() if inspect.isclass(each)]
     return {each.code for each in classes if issubclass(each, errors.LicensedError)}
 
 
-@pytest.mark.parametrize("word", [each.value for kind in (State, Storage, Clock, RefusalCode, Reason) for each in kind])
+@pytest.mark.parametrize("word", [each.value for kind in KINDS for each in kind])
 def test_every_state_condition_and_reason_has_an_entry(word: str) -> None:
     assert f"| `{word}` |" in OPERATIONS
 
 
-@pytest.mark.parametrize("code", sorted(codes(errors) | codes(license_authority.errors)))
+@pytest.mark.parametrize(
+    "code", sorted(set().union(*map(codes, (errors, license_authority.errors, authority, output_file))))
+)
 def test_every_error_code_has_an_entry(code: str) -> None:
     assert f"| `{code}` |" in OPERATIONS
 

@@ -57,8 +57,8 @@ STORAGE_TODO = {
     "foreign": "put the right card in, or ask the vendor for a hardware swap",
     "corrupt": "keep it for the vendor; a new ledger needs a new grant",
     "newer": "install that version of smartserver-licensed",
-    "rolled-back": "ask the vendor for a new grant, then licensectl install FILE",
-    "anchor-lost": "mend the anchor; where it is lost, ask the vendor for a new grant, then licensectl install FILE",
+    "rolled-back": "licensectl request -o FILE, give it to the vendor, licensectl install ANSWER",
+    "anchor-lost": "mend the anchor; where it is lost, licensectl request -o FILE, then licensectl install ANSWER",
 }
 CLOCK_ADVICE = {
     "unsynchronised": "the clock is not synchronised: licenses are judged by the time since the last known one",

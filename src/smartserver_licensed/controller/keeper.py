@@ -304,7 +304,8 @@ class Keeper:
         """Make a license event durable, leave no earlier copy of the state to go back to, and count it.
 
         True once it is durable: what fails afterwards is done again at the next opening. False: as for `commit`, and
-        where the ledger is an old copy: only a grant mends that. Raises StaleGrantError (another one came first), SnapshotTooLargeError or AnchorError: nothing has changed.
+        where the ledger is an old copy: only a grant mends that. Raises StaleGrantError (another one came first),
+        SnapshotTooLargeError or AnchorError: nothing has changed.
         """
         if self._held is None or (self.state is None and not any(isinstance(each, GrantInstalled) for each in events)):
             return False
