@@ -97,8 +97,8 @@ def outlook(state: LedgerState, wanted: Return, now: int) -> Outlook:
 def request_events(state: LedgerState, asked: Asked, facts: Facts, *, nonce: str, seed: bytes) -> list[Event]:
     """The events of a new request; none where the one that waits for an answer says the same.
 
-    `seed` is that of a new device key, for a request that wants one. Raises ContactsExhaustedError, or ContactError for
-    a new key on a board that is not confirmed: the issuer would take it for a SmartServer that he does not know.
+    `seed` is that of a new device key for a request that wants one, else empty. Raises ContactsExhaustedError, or
+    ContactError for a new key on a board that is not confirmed: the issuer would not know whose it is.
     """
     own = facts.identity.install_code
     if asked.is_new_key and state.install_code != own:

@@ -131,7 +131,8 @@ class Licensing:
         with self._one_at_a_time("make a request"):
             if not self._keeper.takes_documents:
                 raise self._not_ready("make a request")
-            facts, nonce, seed = await self._facts(), secrets.token_hex(16), SigningKey.generate().seed
+            facts, nonce = await self._facts(), secrets.token_hex(16)
+            seed = SigningKey.generate().seed if asked.is_new_key else b""
             made: list[Event] = []
 
             def make(state: LedgerState) -> Sequence[Event]:

@@ -152,7 +152,8 @@ class Controller:
         """Make a request durable; as `commit_license`, but nothing of what is decided depends on it."""
         async with self._lock:
             state, had_state = self._keeper.shown, self._keeper.state is not None
-            is_durable = state is not None and await self._keeper.commit_contact(make(state))
+            events = make(state) if state is not None else ()
+            is_durable = state is not None and (not events or await self._keeper.commit_contact(events))
             if had_state and self._keeper.state is None:
                 self._state_changed()
             return is_durable

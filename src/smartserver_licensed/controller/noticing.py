@@ -42,6 +42,8 @@ class Noticing:
         self._waits_until = now_s + _WAIT_FOR_BROKER_S
         self._looked_at = now_s - _INTERVAL_S
         self._seen: object = None
+        self._judged: tuple[bytes, int] = (b"", 0)  # the envelope, and the root version that has judged its keys
+        self._has_retired_keys = False
         self._totals = Totals(0, 0, 0, 0)
         self.due_at: float | None = None
 
@@ -83,10 +85,17 @@ class Noticing:
             totals=self._totals,
             grace=self._keeper.grace(),
             grant_seq=installed.grant.seq if installed else 0,
-            has_retired_keys=installed is not None
-            and not self._trusted.trust.signs_still(GRANT_TYPE, installed.envelope),
+            has_retired_keys=installed is not None and self._are_retired(installed.envelope),
             is_bound=self._keeper.binding is Binding.BOUND,
         )
+
+    def _are_retired(self, envelope: bytes) -> bool:
+        """Whether the current root trusts the keys of the grant no longer; verified once a grant and root."""
+        judged = (envelope, self._trusted.trust.current.version)
+        if judged != self._judged:
+            self._judged = judged
+            self._has_retired_keys = not self._trusted.trust.signs_still(GRANT_TYPE, envelope)
+        return self._has_retired_keys
 
 
 def _row(notice: Notice) -> dict[str, Plain]:
