@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import answer, cost, dbus_get, idle, process, start
+from benchmarks import answer, cost, dbus_get, documents, idle, process, start
 from benchmarks.memory import Memory
 from benchmarks.smartserver import BUILD, Field, measured
 from benchmarks.table import Json, Row, render, to_json
@@ -54,6 +54,8 @@ def _rows(*, is_short: bool) -> list[Row]:
     rows = answer.measure(is_short=is_short)
     _tell("cost an event")
     rows += cost.measure(is_short=is_short)
+    _tell("documents")
+    rows += documents.measure(is_short=is_short)
     handles = [f"m{number}" for number in range(_DEVICES)]
     with measured(capacity=3_900) as box:
         field = Field(box.broker.port)

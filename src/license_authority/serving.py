@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
 import logging
 import signal
 import socket
@@ -79,7 +80,7 @@ def _listen(options: argparse.Namespace) -> socket.socket:
             raise ListenError(f"{where}: without TLS only on this machine (--certfile and --keyfile, or --insecure)")
         return socket.create_server((str(address[0]), options.port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise ListenError(f"{where}: {error.strerror}") from error
+        raise ListenError(f"{where}: {os.strerror(error.errno) if error.errno else error}") from error
 
 
 def _load_tls(config: uvicorn.Config, certfile: Path | None) -> None:

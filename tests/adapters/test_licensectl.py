@@ -235,7 +235,7 @@ async def test_a_return_writes_one_file_and_it_can_be_had_again(
     assert (done.code, done.json) == (0, {"file": str(again), "bytes": 13, "number": 1})
     assert again.read_bytes() == file.read_bytes() == b'{"return": 1}'
     done = await licensectl(bus, "returns")
-    assert done.out.splitlines()[0].split() == ["NUMBER", "LICENSE", "DEVICES", "MADE", "CREDITED"]
+    assert done.out.splitlines()[0].split() == ["NUMBER", "LICENSE", "DEVICES", "MADE", "ACKNOWLEDGED"]
     assert done.out.splitlines()[1].split()[:3] == ["1", "L-1", "100"]
     assert (await licensectl(bus, "returns", "--json")).json == answers.returns
 

@@ -4,17 +4,21 @@ Rules:
 - a state is one EVENT record that was whole on the disk at some time, replayed by the real code onto the state before
   it; the first one is what the image held at the beginning. All of them, not only those that last: after a failed sync
   the daemon may have gone back, and then the chain has a dead branch;
+- the first start makes the device key, and binds: that is in its SNAPSHOTs alone, and a state of its own;
 - an announcement means: of the states from which the newest written one descends, the newest that agrees with it was
   durable, or one right before it that agrees as well. So the *first* state of that run of agreeing ones must be there
   after a cut, or one that descends from it;
 - an announcement that no written state agrees with was made too early or of nothing: a failure as well;
-- no grant of a seat goes beyond the capacity.
+- no grant of a seat goes beyond the capacity;
+- what returned and consumed add up to never falls, and no number of a document is used twice;
+- a request or return that left is kept as `Signed` says, by every state from then on.
 
 What this module does not do: it cuts nothing and recovers nothing but the image at the beginning (`power_cut`).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -22,10 +26,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from crash.recorded_disk import Event, Mark, Write
+from smartserver_licensed.controller.contacting import sealed
+from smartserver_licensed.documents.keys import SigningKey
+from smartserver_licensed.documents.payloads import open_contact
+from smartserver_licensed.domain.binding import Identity
+from smartserver_licensed.domain.contacts import Contact
 from smartserver_licensed.domain.counting import UnitId
 from smartserver_licensed.domain.entitlement import capacity
+from smartserver_licensed.domain.ledger_state import Bound, ContactMade, Enrolled, LedgerState, SeatGiven
 from smartserver_licensed.domain.ledger_state import Event as LedgerEvent
-from smartserver_licensed.domain.ledger_state import LedgerState, SeatGiven
+from smartserver_licensed.domain.licenses import ContactMark
 from smartserver_licensed.domain.status import Totals
 from smartserver_licensed.formats.ledger import decode_events, decode_snapshot
 from smartserver_licensed.store.log import Ledger
@@ -51,9 +61,19 @@ def _replayed(snapshot: bytes, events: tuple[bytes, ...]) -> LedgerState:
 
 
 def _copy(state: LedgerState) -> LedgerState:
-    return dataclasses.replace(
-        state, seats=dict(state.seats), evicted=dict(state.evicted), internal=set(state.internal)
-    )
+    """Its own in every container; without what is not durable."""
+    copied = copy.copy(state)
+    for each in dataclasses.fields(state):
+        value = getattr(state, each.name)
+        if isinstance(value, (dict, set)):
+            setattr(copied, each.name, value.copy())
+    copied.license_revision = 0
+    return copied
+
+
+def seats_of(state: LedgerState) -> int:
+    """The capacity, with what was returned."""
+    return capacity(state.installed.grant.licenses, state.mark_s, state.returned) if state.installed else 0
 
 
 # -- states ------------------------------------------------------------------------------------------------------------
@@ -71,9 +91,7 @@ class State:
     @property
     def totals(self) -> Totals:
         """What there is to count."""
-        installed = self.value.installed
-        seats = capacity(installed.grant.licenses, self.value.mark_s) if installed else 0
-        return Totals(seats, self.value.provisioned, self.value.reserved, 0)
+        return Totals(seats_of(self.value), self.value.provisioned, self.value.reserved, 0)
 
     @property
     def grant_seq(self) -> int:
@@ -131,14 +149,66 @@ class Installed:
         return state.grant_seq == self.grant_seq
 
 
-Announcement = Answered | Counted | Installed
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A request or return left, with these bytes."""
+
+    envelope: bytes = field(repr=False)
+    contact: Contact = field(repr=False)
+    mark: ContactMark
+
+    def __str__(self) -> str:
+        return f"{self.contact.kind.value} {self.mark.number} left"
+
+    def agrees(self, state: State) -> bool:
+        """Whether it was made already and not acknowledged yet."""
+        return state.value.contacts.get(self.mark.number) == self.mark.sha256
+
+    def loss(self, state: LedgerState) -> str:
+        """What a state that comes after it lacks; nothing where it is kept.
+
+        It is known until a grant acknowledges it, its number is not given again while the device key is the same, what
+        it returned is returned, and while it can be exported it is the same bytes.
+        """
+        returned = next((each for each in self.contact.totals if each.id == self.contact.license_id), None)
+        if returned is not None and state.returned.get(returned.id, 0) < returned.returned_total:
+            return f"{self}, but {returned} is undone"
+        if not state.device_seed or _public(state.device_seed) != self.contact.device_key:
+            return "" if state.device_seed else f"{self}, but there is no device key"
+        number, made = self.mark.number, (state.request, *state.returns.values())
+        if state.next_contact <= number or state.contacts.get(number, self.mark.sha256) != self.mark.sha256:
+            return f"{self}, but its number is free or another's"
+        again = next((each for each in made if each is not None and each.number == number), None)
+        if again is not None and _sealed(state.device_seed, again) != self.envelope:
+            return f"{self}, but exported again it is something else"
+        return ""
+
+
+@functools.cache
+def _public(seed: bytes) -> bytes:
+    return SigningKey(seed).public.raw
+
+
+@functools.cache
+def _sealed(seed: bytes, made: ContactMade) -> bytes:
+    return sealed(LedgerState("", 0, device_seed=seed), made)
+
+
+def left(envelope: bytes) -> str:
+    """The text of a mark: this request or return left."""
+    return f"signed {envelope.decode()}"
+
+
+Announcement = Answered | Counted | Installed | Signed
 
 
 def announcement(text: str) -> Announcement | None:
-    """What a mark says of the state, if anything: a topic and its payload, or `installed` and the sequence."""
+    """What a mark says of the state, if anything: a topic and its payload, `installed` and the sequence, or `left`."""
     topic, _, payload = text.partition(" ")
     if topic == "installed":
         return Installed(int(payload))
+    if topic == "signed":
+        return Signed(payload.encode(), *open_contact(payload.encode()))
     value = json.loads(payload)
     match topic.split("/")[3:]:
         case ["fb", "lic"] if value["storage"] in _USABLE and value["state"] != "starting":
@@ -169,9 +239,11 @@ class History:
         self.violations: list[tuple[str, str]] = []
         self.required: list[tuple[Requirement, ...]] = []  # by the number of the event
         self.marks = 0
+        self.signed: list[tuple[int, Signed]] = []  # with the number of the event
         self._snapshots: set[tuple[int, int]] = set()
         self._newest = State(ledger.seq, ledger.head, None, replayed(ledger.recovered))
         self.states = {ledger.head: self._newest}
+        self._keyless: State | None = None  # what the first start found
         records = _Records(image)
         required: tuple[Requirement, ...] = ()
         for number, event in enumerate(events):
@@ -180,6 +252,7 @@ class History:
                     for slot, record in records.written(offset, data):
                         if record.kind == Kind.SNAPSHOT:
                             self._snapshots.add((slot, record.seq))
+                            self._look_for_key(number, record)
                         else:
                             self._add(number, record)
                 case Mark(text):
@@ -190,6 +263,27 @@ class History:
     def rewrites(self) -> int:
         """How often a log was rewritten."""
         return len(self._snapshots)
+
+    def state_of(self, head: bytes, seq: int, value: LedgerState) -> State | None:
+        """The state of the chain that was recovered; None where it is none."""
+        state = self.states.get(head)
+        if state is not None and state.before is self._keyless is not None and not value.device_seed:
+            state = self._keyless
+        return state if state is not None and seq >= state.seq and state.value == value else None
+
+    def _look_for_key(self, number: int, record: Record) -> None:
+        known = self.states.get(record.prev)
+        if known is None or known.value.device_seed:
+            return
+        value = decode_snapshot(record.body[SECRET_BYTES:])
+        bound = Bound(Identity(value.install_code, value.factors))
+        expected = _copy(known.value)
+        for event in (bound, Enrolled(value.device_seed)):
+            self._apply(number, expected, event)
+        if value != expected:
+            self.violations.append(("doubled", f"event {number}: a first start made more than a key and a binding"))
+        self._keyless, self._newest = known, State(record.seq, record.prev, known, value)
+        self.states[record.prev] = self._newest
 
     def _add(self, number: int, record: Record) -> None:
         known = self.states.get(record.head)
@@ -203,23 +297,40 @@ class History:
             value = _copy(before.value)
             for event in decoded(record.body):
                 self._apply(number, value, event)
+            self._compare_totals(number, before.value, value)
             known = self.states[record.head] = State(record.seq, record.head, before, value)
         self._newest = known
 
     def _apply(self, number: int, value: LedgerState, event: LedgerEvent) -> None:
         is_new = isinstance(event, SeatGiven) and event.unit not in value.seats
         value.apply(event)
+        value.license_revision = 0
         if is_new and value.installed is not None:
-            seats = capacity(value.installed.grant.licenses, value.mark_s)
-            totals = Totals(seats, value.provisioned, value.reserved, 0)
+            totals = Totals(seats_of(value), value.provisioned, value.reserved, 0)
             if totals.free < 0:
                 self.violations.append(("doubled", f"event {number}: {event} goes beyond the capacity: {totals}"))
+
+    def _compare_totals(self, number: int, before: LedgerState, after: LedgerState) -> None:
+        for name, old, new in (
+            ("returned", before.returned, after.returned),
+            ("consumed", before.consumed, after.consumed),
+        ):
+            if any(new.get(each, 0) < total for each, total in old.items()):
+                self.violations.append(("lost", f"event {number}: {name} fell from {old} to {new}"))
+        is_same_key = before.device_seed == after.device_seed
+        if is_same_key and any(after.contacts.get(each, mark) != mark for each, mark in before.contacts.items()):
+            self.violations.append(("doubled", f"event {number}: the number of a document was used twice"))
 
     def _require(self, number: int, text: str, required: tuple[Requirement, ...]) -> tuple[Requirement, ...]:
         said = announcement(text)
         if said is None:
             return required
         self.marks += 1
+        if isinstance(said, Signed):
+            self.signed.append((number, said))
+            if loss := said.loss(self._newest.value):
+                self.violations.append(("lost", f"event {number}: {loss}"))
+                return required
         state: State | None = self._newest
         while state is not None and not said.agrees(state):
             state = state.before

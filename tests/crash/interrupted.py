@@ -21,12 +21,13 @@ from crash.recording import Recording, Run
 from support.box import wait_until
 
 _MOST_TURNS = 20
-CALLS_OF_A_TURN = 12  # at least as many syncs are in a start, an install and a commit; and writes in the last two
+CALLS_OF_A_TURN = 18  # about as many syncs are in a start, an install, a commit and a return
 
 
 def record_kills(directory: Path, nths: Iterable[int], *, program: Sequence[str] = ()) -> Recording:
     """A run in which the daemon is killed at the n-th sync of a start and what follows it, for each of these n."""
     with Run(directory, program=program) as run:
+        run.install(50)
         _admit(run, "first")
         for nth in nths:
             run.box.stop()
@@ -40,6 +41,7 @@ def record_kills(directory: Path, nths: Iterable[int], *, program: Sequence[str]
 def record_failures(directory: Path, nths: Iterable[int], *, program: Sequence[str] = ()) -> Recording:
     """A run in which the n-th write from some time on fails, for each of these n: alone, then with all that follow."""
     with Run(directory, program=program) as run:
+        run.install(50)
         _admit(run, "first")
         for nth, is_lasting in itertools.product(nths, (False, True)):
             until = run.disk.failures + 1
@@ -57,7 +59,7 @@ def _start_to_be_killed(run: Run, nth: int) -> None:
 
 
 def _ask_until(run: Run, has_struck: Callable[[], bool], name: str) -> None:
-    """Ask for licenses and devices until the fault has struck."""
+    """Ask for licenses, returns and devices until the fault has struck."""
     for number in range(_MOST_TURNS):
         if has_struck():
             return
@@ -68,9 +70,10 @@ def _ask_until(run: Run, has_struck: Callable[[], bool], name: str) -> None:
 
 
 def _ask(run: Run, name: str) -> None:
-    """A license and a device more, as far as they come."""
+    """A license and a device more, and a device of a license returned, as far as they come."""
     run.install(1)
     run.show([name], "unlicensed")
+    run.give_back(1)
 
 
 def _admit(run: Run, name: str) -> None:

@@ -5,7 +5,10 @@ Rules:
   to be in use); a cut after each of them, until the event goes through, and cuts of the restarts after it, and of the
   first start, which binds the ledger;
 - in a plant that was well: well after the restart, with the new grant once it was durable, else with the old one;
-- in one that was `rolled-back` or `anchor-lost`: well with the new grant, else as ill as before; a new grant mends it.
+- in one that was `rolled-back` or `anchor-lost`: well with the new grant, else as ill as before; a new grant mends it;
+- a return is made once or not at all, the capacity says the same, its proof is the same bytes at every export and no
+  number is given to two documents; an upgrade license is used once however often its use is confirmed; from then on a
+  copy from before either is `rolled-back`.
 
 What this module does not do: it cuts no single write (`power_cut`, F1).
 """
@@ -13,9 +16,10 @@ What this module does not do: it cuts no single write (`power_cut`, F1).
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 
 from smartserver_licensed.adapters.tpm import TpmCounter
@@ -100,17 +104,35 @@ class Cuts:
         )
 
     async def cut_everything(self) -> None:
-        """License events of a well plant, and of ones that a new grant mends, cut at every step."""
+        """License events of a well plant, and grants of one that they mend, cut at every step."""
+        await self.begin()
+        await self.cut_grants()
+        await self._cut_each("a return", self._cut_return)
+        await self._cut_each("an upgrade", self._cut_upgrade)
+        await self._plant.stop()
+
+    async def cut_returns(self) -> None:
+        """Only returns."""
+        await self.begin()
+        await self._plant.license()
+        await self._cut_each("a return", self._cut_return)
+        await self._plant.stop()
+
+    async def begin(self) -> None:
+        """The first start, cut at every step as well."""
         await self._start()
         if self._plant.keeper.storage is not Storage.OK:
             self._row.fail("lost", f"the first start: {self._plant.keeper.storage_reason}")
+
+    async def cut_grants(self) -> None:
+        """Grants of a plant that is well, and of one that they mend."""
         for name, make_ill in (("well", None), ("rolled-back", self._roll_back), ("anchor-lost", self._clear)):
-            for steps in itertools.count(1):
-                if make_ill is not None:
-                    await make_ill()
-                if not await self._cut(f"{name}, cut after step {steps}", steps):
-                    break
-        await self._plant.stop()
+            await self._cut_each(name, functools.partial(self._cut, make_ill))
+
+    async def _cut_each(self, name: str, cut: Callable[[str, int], Awaitable[bool]]) -> None:
+        for steps in itertools.count(1):
+            if not await cut(f"{name}, cut after step {steps}", steps):
+                break
 
     async def _start(self) -> None:
         """Start, with cuts at its own steps, each time one later, until there is none left."""
@@ -137,23 +159,88 @@ class Cuts:
         self._tpm.clear()
         await self._plant.start()
 
-    async def _cut(self, where: str, steps: int) -> bool:
-        """One license event that gets so far, and a restart; False where it went through."""
+    async def _cut(self, make_ill: Callable[[], Awaitable[None]] | None, where: str, steps: int) -> bool:
+        """One grant that gets so far, and a restart; False where it went through."""
+        if make_ill is not None:
+            await make_ill()
         was = self._plant.keeper.storage
-        self._fuse.steps_left = steps
-        try:
-            refused = await self._plant.license()
-            is_cut = False
-        except PowerCutError:
-            refused, is_cut = "", True
-        await self._plant.stop()
-        await self._start()
-        self._row.states += 1
+        refused, is_cut = await self._until(steps, self._plant.license())
         self._judge(where, was, refused, is_cut=is_cut)
         refused = await self._plant.license()
         if refused or self._plant.keeper.storage is not Storage.OK:
             self._row.fail("lost", f"{where}, licensed anew: {self._plant.keeper.storage.value} {refused}")
         return is_cut
+
+    async def _until(self, steps: int, work: Coroutine[None, None, str]) -> tuple[str, bool]:
+        """What the work is refused with, and whether it was cut; then a restart."""
+        self._fuse.steps_left = steps
+        try:
+            refused, is_cut = await work, False
+        except PowerCutError:
+            refused, is_cut = "", True
+        await self._plant.stop()
+        await self._start()
+        self._row.states += 1
+        return refused, is_cut
+
+    async def _cut_return(self, where: str, steps: int) -> bool:
+        """A request and the return of a device that get so far, and a restart; False where they went through."""
+        image, before, capacity = self._plant.image(), self._total("returned", "cap-1"), self._capacity
+        refused, is_cut = await self._until(steps, self._plant.ask_and_give_back())
+        made = self._total("returned", "cap-1") - before
+        count(self._row, f"return {'made' if made else 'not made'}{' and cut' if is_cut else ''}")
+        if refused or made not in {0, 1} or not (is_cut or made):
+            self._row.fail("lost", f"{where}: {made} devices were returned: {refused}")
+        if self._capacity != capacity - made:
+            self._row.fail("doubled", f"{where}: {made} devices were returned, the capacity is {self._capacity}")
+        if not made and (refused := await self._plant.ask_and_give_back()):
+            self._row.fail("lost", f"{where}, made again: {refused}")
+        proofs = self._plant.proofs()
+        for number in sorted(proofs)[-1:]:
+            self._plant.tell_issuer(proofs[number])
+        await self._check_copy(where, image)
+        if self._plant.proofs() != proofs:
+            self._row.fail("lost", f"{where}: exported again it is something else")
+        if (self._total("returned", "cap-1"), self._plant.returned) != (before + 1, before + 1):
+            self._row.fail("lost", f"{where}: at the end {before + 1} devices should have been returned")
+        for doubled in self._plant.doubled:
+            self._row.fail("doubled", f"{where}: {doubled}")
+        await self._plant.license()
+        return is_cut
+
+    async def _cut_upgrade(self, where: str, steps: int) -> bool:
+        """The use of an upgrade license that gets so far, and a restart; False where it went through."""
+        image, before, version = self._plant.image(), self._total("consumed", "up-1"), f"4.{steps}"
+        refused, is_cut = await self._until(steps, self._plant.upgrade(version))
+        made = self._total("consumed", "up-1") - before
+        count(self._row, f"upgrade {'made' if made else 'not made'}{' and cut' if is_cut else ''}")
+        if refused or not (is_cut or made):
+            self._row.fail("lost", f"{where}: {made} upgrades were used: {refused}")
+        for _ in range(2):
+            refused = await self._plant.upgrade(version)
+            if refused or self._total("consumed", "up-1") != before + 1:
+                self._row.fail("doubled", f"{where}: {before + 1} upgrades should have been used: {refused}")
+        if not is_cut:
+            await self._check_copy(where, image)
+        return is_cut
+
+    async def _check_copy(self, where: str, copy: tuple[bytes, ...]) -> None:
+        """A copy from before a license event is told; what was there instead goes on."""
+        for image, storage in ((copy, Storage.ROLLED_BACK), (self._plant.image(), Storage.OK)):
+            await self._plant.stop()
+            put(self._plant.directory, *image)
+            await self._plant.start()
+            if self._plant.keeper.storage is not storage:
+                self._row.fail("silent", f"{where}: {self._plant.keeper.storage.value}, not {storage.value}")
+
+    @property
+    def _capacity(self) -> int:
+        return self._plant.controller.totals().capacity
+
+    def _total(self, what: str, license_id: str) -> int:
+        state = self._plant.keeper.shown
+        totals: dict[str, int] = getattr(state, what) if state else {}
+        return totals.get(license_id, 0)
 
     def _judge(self, where: str, was: Storage, refused: str, *, is_cut: bool) -> None:
         storage, is_new = self._plant.keeper.storage, self._plant.installed() == self._plant.grants

@@ -14,7 +14,7 @@ import asyncio
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,10 +26,11 @@ from smartserver_licensed.controller.ports import Anchor
 from smartserver_licensed.controller.service import Service
 from smartserver_licensed.controller.storage_report import StorageReport
 from smartserver_licensed.controller.trusting import Trusted
+from smartserver_licensed.documents.payloads import open_contact
 from smartserver_licensed.domain.binding import Identity
 from smartserver_licensed.domain.errors import LicensedError
 from smartserver_licensed.domain.ledger_state import LedgerState
-from smartserver_licensed.domain.licenses import License, LicenseType
+from smartserver_licensed.domain.licenses import ContactMark, License, LicenseType
 from smartserver_licensed.formats import iap
 from smartserver_licensed.formats.connection import BrokerEvent, Connected, Received
 from smartserver_licensed.formats.ledger import encode_snapshot
@@ -96,8 +97,14 @@ class Plant:
         self.capacity = capacity
         self.anchor = anchor
         self._open_ledger = open_ledger
-        self.grants = 0  # that the issuer has given
+        self.license_events = 0  # that went through, or were begun
+        self.grants = 0  # the `seq` of the issuer's last one: no license event that an old copy lacks has a higher one
+        self.returned = 0  # devices, as the issuer has been told
+        self.upgrades = 0  # that the issuer has granted
         self.running: set[str] = set()
+        self.doubled: list[str] = []  # documents that the issuer finds to be forked
+        self._heard: dict[tuple[bytes, int], bytes] = {}
+        self._last_heard: ContactMark | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._retained = {iap.SID_TOPIC: json.dumps(INSTALL_CODE).encode()}
         self._clocks = SetClocks()
@@ -112,7 +119,7 @@ class Plant:
         self._broker = MemoryBroker(retained=self._retained)
         self.ledger = self._open_ledger(self.directory)
         anchoring = Anchoring(self.anchor)
-        self.keeper = keeper_of(self.ledger, self._clocks, anchoring=anchoring)
+        self.keeper = keeper_of(self.ledger, self._clocks, install_code=INSTALL_CODE, anchoring=anchoring)
         trusted = Trusted(make_trust())
         self.controller = Controller(
             broker=self._broker,
@@ -166,15 +173,70 @@ class Plant:
         self._clocks.now_s += seconds
         await self.settle()
 
+    # -- its documents ---------------------------------------------------------------------------------------------
+
     async def license(self) -> str:
-        """Install the issuer's next grant; what it is refused with, or nothing."""
-        self.grants += 1
-        licenses = (License("cap-1", LicenseType.CAPACITY, self.capacity),)
+        """Install the issuer's next grant; what it is refused with, or nothing.
+
+        It grants anew what was returned, and an upgrade to this release more.
+        """
+        self.license_events += 1
+        self.upgrades += 1
+        self.grants = self.license_events
+        granted = self.capacity + self.returned
+        licenses = [License("cap-1", LicenseType.CAPACITY, granted, returned_total=self.returned)]
+        licenses.append(License("up-1", LicenseType.UPGRADE, self.upgrades, release="99.0"))
         grant = replace(
-            GRANT, seq=self.grants, install_code=INSTALL_CODE, issued_at=NOW + self.grants, licenses=licenses
+            GRANT,
+            seq=self.grants,
+            install_code=INSTALL_CODE,
+            issued_at=NOW + self.grants,
+            licenses=tuple(licenses),
+            contact=self._last_heard,
         )
+        return await self._refused(self._service.install_document(sealed(grant)))
+
+    async def ask_issuer(self) -> bytes:
+        """A new request."""
+        return await self._service.create_request("", [], is_new_key=False, is_fresh=True)
+
+    async def give_back(self, devices: int) -> str:
+        """Return so many devices, and tell the issuer; what it is refused with, or nothing."""
+        self.license_events += 1
+        return await self._refused(self._give_back(devices))
+
+    async def _give_back(self, devices: int) -> None:
+        proof = await self._service.create_return(
+            "cap-1", devices, over_capacity=False, revoke_excess=False, another=True
+        )
+        self.tell_issuer(proof)
+
+    async def ask_and_give_back(self) -> str:
+        """A request, then a return of one device."""
+        self.tell_issuer(await self.ask_issuer())
+        return await self.give_back(1)
+
+    def tell_issuer(self, document: bytes) -> None:
+        """The issuer reads a request or return: it learns of what was returned, and remembers the number."""
+        contact, mark = open_contact(document)
+        known = self._heard.setdefault((contact.device_key, mark.number), document)
+        if known != document:
+            self.doubled.append(f"{contact.kind.value} {mark.number} is another one than that which left earlier")
+        self._last_heard = mark
+        self.returned = max([self.returned, *(each.returned_total for each in contact.totals if each.id == "cap-1")])
+
+    def proofs(self) -> dict[int, bytes]:
+        """Every return that can be exported, by its number."""
+        numbers = [each["number"] for each in self._service.list_returns()]
+        return {number: self._service.get_return(number) for number in numbers if isinstance(number, int)}
+
+    async def upgrade(self, version: str) -> str:
+        """A feature release was installed; what its confirmation is refused with, or nothing."""
+        return await self._refused(self._service.confirm_update(version, "feature"))
+
+    async def _refused(self, work: Coroutine[None, None, object]) -> str:
         try:
-            await self._service.install_document(sealed(grant))
+            await work
         except LicensedError as error:
             return f"{error} [{error.code}]"
         await self.settle()

@@ -126,6 +126,11 @@ class Judge:
         """What must be there after it."""
         return self.history.required[self._counts_until[cut.position]]
 
+    def _losses(self, cut: Cut, state: LedgerState) -> list[str]:
+        """What a state lacks of the requests and returns that left until then."""
+        until = self._counts_until[cut.position]
+        return [loss for number, each in self.history.signed if number <= until and (loss := each.loss(state))]
+
     def judge_history(self) -> None:
         """What is wrong, or to be counted, without a cut."""
         for violation in self.history.violations:
@@ -134,6 +139,7 @@ class Judge:
             "commits": len(self.history.states) - 1,
             "rewrites of a log": self.history.rewrites,
             "announcements": self.history.marks,
+            "requests and returns": len(self.history.signed),
         }
 
     def opened(self, image: bytes | bytearray) -> AbstractContextManager[Sequence[Area]]:
@@ -174,12 +180,14 @@ class Judge:
             _count(self._row, "lost pages said to be damage")
         elif found.repairs:
             self._fail("doubled", cuts, f"what a power cut leaves is taken for damage: {found.repairs}")
-        state = self.history.states.get(found.head)
-        if state is None or found.seq < state.seq or state.value != found.state:
+        state = self.history.state_of(found.head, found.seq, found.state)
+        if state is None:
             self._fail("doubled", cuts, f"record {found.seq} was recovered to a state that never was")
             return None
         if only not in {None, state}:
             self._fail("doubled", cuts, f"another state than that which the first recovery came to: record {state.seq}")
+        for loss in self._losses(cuts[0], found.state)[:1]:
+            self._fail("lost", cuts, f"record {state.seq} recovered: {loss}")
         for each in required:
             if not state.descends_from(each.state):
                 self._fail("lost", cuts, f"record {state.seq} recovered, but {each.state.seq} announced: {each.why}")
@@ -269,9 +277,9 @@ def run(scale: Scale, directory: Path) -> list[Row]:
     kills = _kept(
         directory,
         "kills",
-        lambda place: record_kills(place, range(scale.pick(2, 1), CALLS_OF_A_TURN, scale.pick(4, 1))),
+        lambda place: record_kills(place, range(scale.pick(2, 1), CALLS_OF_A_TURN, scale.pick(5, 1))),
     )
-    faults = _kept(directory, "faults", lambda place: record_failures(place, range(1, 8, scale.pick(5, 1))))
+    faults = _kept(directory, "faults", lambda place: record_failures(place, range(1, 14, scale.pick(7, 1))))
     return [
         _named(sweep(device, scale.pick(2_000, 25_000), seed=1), "F1", "power cut, block device"),
         _named(sweep(in_ext4, scale.pick(150, 2_000), seed=2), "F1", "power cut, two files in an ext4"),

@@ -3,9 +3,9 @@
 Rules:
 - real parts only: the daemon and mosquitto as processes, a ledger made by `--init-state`, licenses by `licensectl`;
 - a mark is what a client of the broker heard (`lic`, `fb/lic`, `ev/lic`), noted by the client's own thread as it
-  arrives, and each answer of `licensectl install`: about a millisecond after it was said. Each flush is held
-  up by ten (`recorded_disk`): what is announced before its flush is complete is noted before it. What is announced in
-  the last millisecond of a flush is not seen as too early; nothing else is forgiven;
+  arrives, each answer of `licensectl install`, and each request or return that left: about a millisecond after it was
+  said. Each flush is held up by ten (`recorded_disk`): what is announced before its flush is complete is noted before
+  it. What is announced in the last millisecond of a flush is not seen as too early; nothing else is forgiven;
 - a log of 4 MiB is filled by fewer commits than a thousand: by bursts of devices with names about as long as they may
   be, so that one commit fills some slots. That is more to tear as well;
 - what was written before the first event is on the disk: a recording begins with an image.
@@ -27,6 +27,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 
+from crash.announced import left
 from crash.mounted import mounted
 from crash.recorded_disk import Event, Failed, Flush, Mark, RecordedDisk, Write, read_log, write_log
 from smartserver_licensed.store.area import AREA_BYTES
@@ -111,6 +112,7 @@ class Run:
         self._directory = directory
         self._is_directory = is_directory
         self._program = program
+        self._license_id = ""
         self._exit = contextlib.ExitStack()
 
     def __enter__(self) -> Run:  # noqa: PYI034 - typing.Self is Python 3.11's
@@ -160,6 +162,21 @@ class Run:
         if done.returncode == 0:
             self.disk.mark(f"installed {json.loads(done.stdout)['seq']}")
 
+    def ask_issuer(self) -> None:
+        """Have a new request made; a mark for its bytes, where they left."""
+        self._mark_left("request", "--fresh")
+
+    def give_back(self, devices: int) -> None:
+        """Return devices of the first license; a mark for the proof, where it left."""
+        if not self._license_id:
+            self._license_id = json.loads(self.box.ctl("licenses", "--json").stdout)[0]["license_id"]
+        self._mark_left("return", self._license_id, "--devices", str(devices), "--over-capacity", "--another")
+
+    def _mark_left(self, *arguments: str) -> None:
+        done = self.box.ctl(*arguments, "-o", "-", check=False)
+        if done.returncode == 0:
+            self.disk.mark(left(done.stdout))
+
     def show(self, handles: Sequence[str], state: str) -> None:
         """These devices are in that state now."""
         self._say_all((f"{_FB}/{handle}/sts", {"state": state}, True) for handle in handles)
@@ -186,8 +203,8 @@ def record(
     is_directory: bool = False,
     program: Sequence[str] = (),
 ) -> Recording:
-    """An import with fewer seats than devices, requests, deletions, a second license; then so many rounds of devices
-    that go and come: 200 of them fill a log."""
+    """An import with fewer seats than devices, requests, deletions, a second license, a request to the issuer, returns;
+    then so many rounds of devices that go and come: 200 of them fill a log."""
     with Run(directory, is_directory=is_directory, program=program) as run:
         live(run)
         for number in range(rounds):
@@ -210,6 +227,9 @@ def live(run: Run) -> None:
     run.show(small[:20], "deleted")  # their seats move
     run.install(300)
     run.wait_for(lambda status: status["waiting"] == 0, "a seat for everybody")
+    run.ask_issuer()
+    for devices in (3, 2):
+        run.give_back(devices)
 
 
 def go_or_come(run: Run, number: int) -> None:

@@ -4,6 +4,7 @@ Rules:
 - with an anchor every image from before the last license event is `rolled-back`: it admits nothing, and runs on after a
   new grant. Images of the same license event cannot be told (only seats differ): they are counted apart;
 - a TPM that was cleared is `anchor-lost` until a new grant; one that is gone, until it is there again;
+- a return is a license event as well: with an anchor no image from before it gives the returned devices back;
 - without an anchor nothing is detected here (the issuer's contact chain finds it): that is counted, and is no failure;
 - either way there are never more seats than the capacity, and no running device hears `false` but where the seats of an
   older state leave none for it: a plant with more devices than seats shows that, and it is counted.
@@ -48,13 +49,15 @@ class Restorer:
     async def live(self) -> None:
         """Devices come and go, a license sometimes; an image of each time."""
         for _ in range(self._chance.randint(1, 4)):
-            if self._chance.random() < 0.2:
+            if (what := self._chance.random()) < 0.2:
                 await self.license()
+            elif what < 0.25:
+                await self.give_back()
             elif (name := self._chance.choice(self._names)) in self._plant.running:
                 await self._plant.delete(name)
             else:
                 await self._plant.ask(name)
-            self._images.append((self._plant.grants, self._plant.image()))
+            self._images.append((self._plant.license_events, self._plant.image()))
         while len(self._images) > _IMAGES_KEPT:
             self._images.pop(self._chance.randrange(len(self._images)))
 
@@ -64,11 +67,21 @@ class Restorer:
         if refused:
             self._row.fail("lost", f"grant {self._plant.grants} is refused: {refused}")
 
+    async def give_back(self) -> None:
+        """A device is returned, where that leaves a seat for every other one, and granted anew."""
+        refused = await self._plant.give_back(1)
+        if not refused or "[return-leaves-excess]" in refused:
+            count(self._row, "returns refused" if refused else "returns")
+        else:
+            self._row.fail("lost", f"a return is refused: {refused}")
+        self._images.append((self._plant.license_events, self._plant.image()))
+        await self.license()
+
     async def restore(self) -> None:
         """Restore an image, look, and live on."""
         events, image = self._chance.choice(self._images)
-        where = f"restore {self._row.states}: an image of license event {events}, now {self._plant.grants}"
-        is_old = events < self._plant.grants
+        where = f"restore {self._row.states}: an image of license event {events}, now {self._plant.license_events}"
+        is_old = events < self._plant.license_events
         await self._plant.stop()
         put(self._plant.directory, *image)
         await self._plant.start()

@@ -85,7 +85,7 @@ async def opened(directory: Path) -> tuple[Storage, bytes]:
 
 def _said(state: LedgerState) -> bytes:
     """What a state says, but for what a start itself changes in it."""
-    return encode_snapshot(replace(state, repair="", mark_s=0, written_bytes=0))
+    return encode_snapshot(replace(state, repair="", mark_s=0, written_bytes=0, device_seed=b""))
 
 
 def _judge(row: Row, directory: Path, where: str, a: Log, b: Log) -> None:

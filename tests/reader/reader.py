@@ -16,12 +16,15 @@ grant, and reads through the page cache (the daemon does not).
 
 from __future__ import annotations
 
+import base64
+import copy
 import hashlib
 import json
 import os
 import struct
 import sys
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +35,7 @@ MAGIC = b"SSLG"
 FORMAT = 1
 SNAPSHOT, EVENT = 1, 2
 MOST_EVICTED = 1000
+MOST_RETURNS = 16
 
 _HEADER = struct.Struct("<4sBBQI32s32s")
 _TAGGED_BYTES = 50
@@ -39,6 +43,21 @@ _KEYS = (
     *("install_code", "mark", "seats", "evicted", "internal", "adopting", "grant", "grace", "next"),
     *("written", "repair", "anchor"),
 )
+_LICENSING = {  # in a SNAPSHOT since version 0.2, with what a new ledger has
+    "factors": ["", "", ""],
+    "key": "",
+    "next_contact": 1,
+    "contacts": [],
+    "request": None,
+    "returns": [],
+    "returned": {},
+    "consumed": {},
+    "returned_grace": None,
+    "roots": [],
+    "release": "",
+    "noticed": {},
+    "notice_days": [90, 60, 30, 14, 7, 1, 0],
+}
 
 State = dict[str, Any]
 
@@ -194,6 +213,7 @@ def _state(text: bytes) -> State:
     """The state that a SNAPSHOT holds. While it is built, `seats` is kept by unit."""
     told = json.loads(text)
     state = {key: told[key] for key in _KEYS}
+    state |= {key: told[key] for key in _LICENSING} if "key" in told else copy.deepcopy(_LICENSING)
     return state | {"seats": {seat[0]: seat for seat in state["seats"]}}
 
 
@@ -205,7 +225,7 @@ def _apply(state: State, text: bytes) -> None:
     state |= {"mark": told["t"], "grace": told["g"], "written": told["w"]}
 
 
-def _apply_one(state: State, event: list[Any]) -> None:
+def _apply_one(state: State, event: list[Any]) -> None:  # noqa: C901, PLR0912 - a table, as in the document
     match event:
         case ["+", unit, _, _, number]:
             state["seats"][unit] = event[1:]
@@ -222,10 +242,59 @@ def _apply_one(state: State, event: list[Any]) -> None:
             state["internal"] = [*others, [protocol, handle]] if is_internal else others
         case ["adopted"]:
             state["adopting"] = False
-        case ["grant", _, _]:
+        case ["adopting"]:
+            state["adopting"] = True
+        case ["grant", envelope, _]:
             state["grant"] = event
-        case ["repair" | "anchor" as key, value]:
+            _grant(state, json.loads(base64.b64decode(json.loads(base64.b64decode(envelope))["payload"])))
+        case ["repair" | "anchor" | "roots" | "release" as key, value]:
             state[key] = value
+        case ["key", seed]:
+            state |= {"key": seed, "next_contact": 1, "request": None, "contacts": [], "returns": []}
+        case ["bound", install_code, *factors]:
+            state |= {"install_code": install_code, "factors": factors}
+        case ["contact", _, number, payload, returned, grace_days]:
+            others = [other for other in state["contacts"] if other[0] != number]
+            state["contacts"] = [*others, [number, hashlib.sha256(base64.b64decode(payload)).hexdigest()]]
+            state["next_contact"] = number + 1
+            if returned is None:
+                state["request"] = event
+            else:
+                state["returned"] |= dict([returned])
+                state["returned_grace"] = grace_days
+                _append_return(state, event)
+        case ["consumed", license_id, version]:
+            state["consumed"][license_id] = state["consumed"].get(license_id, 0) + 1
+            state["release"] = version
+        case ["noticed", noticed]:
+            state["noticed"] = dict(noticed)
+        case ["notice-days", days]:
+            state["notice_days"] = days
+
+
+def _append_return(state: State, event: list[Any]) -> None:
+    returns = [*(other for other in state["returns"] if other[2] != event[2]), event]
+    if len(returns) > MOST_RETURNS:
+        returns.remove(min(returns, key=lambda other: other[2]))
+    state["returns"] = returns
+
+
+def _grant(state: State, grant: dict[str, Any]) -> None:
+    """What follows from a grant beside its being there."""
+    smartserver, contact = grant["smartserver"], grant["contact"]
+    state["mark"] = int(datetime.fromisoformat(grant["issued_at"].replace("Z", "+00:00")).timestamp())
+    for each in grant["licenses"]:
+        for total in ("returned", "consumed"):
+            state[total][each["id"]] = max(state[total].get(each["id"], 0), each[f"{total}_total"])
+    state["returned_grace"] = None
+    state["install_code"] = smartserver["install_code"]
+    factors = [smartserver["factors"][name] for name in ("soc", "emmc", "mac")]
+    if any(factors):
+        state["factors"] = factors
+    if contact and [contact["number"], contact["sha256"]] in state["contacts"]:
+        state["contacts"] = [other for other in state["contacts"] if other[0] >= contact["number"]]
+        if state["request"] and state["request"][2] <= contact["number"]:
+            state["request"] = None
 
 
 def _read(path: Path, *, begin: int = 0, least_bytes: int = 0) -> bytes:

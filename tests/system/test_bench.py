@@ -14,8 +14,24 @@ import pytest
 
 pytestmark = [pytest.mark.needs("mosquitto", "dbus-daemon"), pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
-TOPICS = {"a", "b", "c", "d", "e", "f", "g", "h"}
-HAS_AN_AIM = {"a", "b", "b.start", "c", "c.turnover", "c.core", "d", "d.flat", "e", "f", "f.burst", "g"}
+TOPICS = {"a", "b", "c", "d", "e", "f", "g", "h", "i"}
+HAS_AN_AIM = {
+    "a",
+    "b",
+    "b.start",
+    "c",
+    "c.turnover",
+    "c.core",
+    "d",
+    "d.flat",
+    "e",
+    "f",
+    "f.burst",
+    "g",
+    "i",
+    "i.request",
+    "i.return",
+}
 NO_MORE_THAN = {  # times its limit: far beyond every aim, on a machine that does much else
     "a": 500,
     "c": 20,
@@ -26,6 +42,9 @@ NO_MORE_THAN = {  # times its limit: far beyond every aim, on a machine that doe
     "e": 20,
     "f": 50,
     "g": 500,
+    "i": 50,
+    "i.request": 50,
+    "i.return": 50,
 }
 
 
@@ -64,6 +83,16 @@ def test_the_figures_are_sane(rows: dict[str, dict[str, Any]]) -> None:
     assert rows["b.start"]["measured"]["min"] == 2_000
     assert "0 unanswered" in rows["b"]["note"]
     assert rows["d"]["measured"]["p99"] < 200  # MB
+
+
+def test_a_license_event_is_two_appends_and_a_rewrite_of_both_logs_and_a_request_one_append(
+    rows: dict[str, dict[str, Any]],
+) -> None:
+    done = {key: rows[key]["limit_what"].partition(", ")[2] for key in ("i", "i.request", "i.return")}
+    assert done["i.request"] == "2 writes of 8,192 bytes together, 2 syncs"
+    for key in ("i", "i.return"):
+        assert done[key].startswith("8 writes of ")
+        assert done[key].endswith(" 8 syncs")
 
 
 def test_the_table_has_a_line_for_each_row_and_says_on_what_machine_and_disk(

@@ -54,6 +54,20 @@ async def at_once(writer, body, snapshot):
     writer.later = asyncio.ensure_future(append(writer, body, lambda: state))
 append, LedgerWriter.append = LedgerWriter.append, at_once
 """
+PROOF_BEFORE_ITS_EVENT = """
+from smartserver_licensed.controller import licensing
+from smartserver_licensed.formats.ledger import decode_snapshot, encode_snapshot
+async def signed_first(self, wanted):
+    state = decode_snapshot(encode_snapshot(self._keeper.state))
+    events = licensing.return_events(state, wanted, await self._facts(), nonce="5" * 32)
+    state.apply(events[0])
+    async def later():
+        await asyncio.sleep(3)
+        await self._controller.commit_license(lambda _: events)
+    self.later = asyncio.ensure_future(later())
+    return licensing.sealed(state, events[0])
+licensing.Licensing.make_return = signed_first
+"""
 THROUGH_THE_PAGE_CACHE = """
 FileArea._open_past_the_cache = lambda area: os.open(area._path, os.O_RDONLY)
 """
@@ -90,6 +104,12 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 )
 def test_a_sync_that_is_missing_or_not_waited_for_is_found(patch: str, states: int, tmp_path: Path) -> None:
     assert_found(record(tmp_path, rounds=1, program=with_one_rule_left_out(patch)), states)
+
+
+def test_a_proof_that_leaves_before_its_return_is_durable_is_found(tmp_path: Path) -> None:
+    recording = record(tmp_path, rounds=1, program=with_one_rule_left_out(PROOF_BEFORE_ITS_EVENT))
+    assert_found(recording, 40)
+    assert "return 2 left, but" in sweep(recording, 40, SEED).failures[0]
 
 
 def test_a_commit_that_syncs_one_of_two_files_is_found(tmp_path: Path) -> None:

@@ -113,6 +113,8 @@ def test_the_ledger_of_another_smartserver_is_foreign() -> None:
         box.stop()
         environment = box.directory / "environment"
         environment.write_text("APOLLO_INSTALL_CODE=17other\n")
+        config = box.config.read_text()
+        box.config.write_text(config.replace("[identity]", '[identity]\nmac_interface = ""'))  # another board too
         box.start()
         wait_until(lambda: box.status()["storage"] == "foreign", timeout_s=20, what="foreign")
         assert box.status()["capacity"] == 0

@@ -48,6 +48,24 @@ def test_what_the_file_sets_is_taken_and_the_rest_stays(file: Path) -> None:
     assert config.state == Config().state
 
 
+def test_a_factor_of_the_hardware_is_switched_off_by_an_empty_text(file: Path) -> None:
+    assert (Config().identity.soc_serial, Config().identity.emmc_cid, Config().identity.mac_interface) == (
+        "/sys/firmware/devicetree/base/serial-number",
+        "/sys/block/mmcblk*/device/cid",
+        "eth0",
+    )
+    file.write_text('[identity]\nsoc_serial = ""\nemmc_cid = "/tmp/cid"\nmac_interface = ""\n')
+    identity = load(file).identity
+    assert (identity.soc_serial, identity.emmc_cid, identity.mac_interface) == ("", "/tmp/cid", "")
+
+
+def test_the_release_is_read_from_the_environment_file_unless_another_is_named(file: Path) -> None:
+    file.write_text('[identity]\nenvironment_file = "/e"\n')
+    assert (load(file).identity.release_source, load(file).identity.release_key) == ("/e", "APOLLO_VERSION")
+    file.write_text('[identity]\nenvironment_file = "/e"\nrelease_file = "/r"\nrelease_key = "V"\n')
+    assert (load(file).identity.release_source, load(file).identity.release_key) == ("/r", "V")
+
+
 def test_the_shipped_file_shows_every_key_with_its_default(file: Path) -> None:
     assert load(SHIPPED) == Config()
     shown = re.sub(r"(?m)^# (\w+ = )", r"\1", SHIPPED.read_text("utf-8"))
@@ -78,6 +96,9 @@ def test_an_unknown_section_is_refused_with_the_nearest_known_one(file: Path) ->
         ("mqtt", 'host = " "', "mqtt.host is ' ', expected a text that is not empty"),
         ("mqtt", 'password_file = "/p"', "mqtt.password_file is set, expected mqtt.username with it"),
         ("state", 'path = "ledger"', "state.path is 'ledger', expected an absolute path"),
+        ("identity", 'soc_serial = "serial"', "identity.soc_serial is 'serial', expected an absolute path, or ''"),
+        ("identity", "mac_interface = 0", "identity.mac_interface is 0, expected a text that is not empty, or ''"),
+        ("identity", 'environment_file = ""', "identity.environment_file is '', expected an absolute path"),
         ("bus", 'address = "session"', "bus.address is 'session', expected 'system' or a D-Bus address"),
         ("policy", 'enforcement = "off"', "policy.enforcement is 'off', expected one of 'deprovision', 'report'"),
         ("policy", "settle_s = 15.5", "policy.settle_s is 15.5, expected a whole number from 1 to 3600"),

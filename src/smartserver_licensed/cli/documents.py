@@ -229,7 +229,7 @@ def returns_table(rows: list[dict[str, object]]) -> str:
         "license_id": "LICENSE",
         "devices": "DEVICES",
         "made_at": "MADE",
-        "acknowledged": "CREDITED",
+        "acknowledged": "ACKNOWLEDGED",
     }
     return screens.table(columns.values(), ([row.get(key, "") for key in columns] for row in rows))
 

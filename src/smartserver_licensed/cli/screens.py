@@ -84,7 +84,8 @@ def status_screen(status: Row) -> str:
         f"  {status['available']} available, {status['reserved']} reserved, {status['waiting']} waiting",
         "",
     ]
-    expiry = f", until {maintenance['expires']}" if maintenance["expires"] else ""
+    is_active = maintenance["status"] == "Active" and maintenance["expires"]  # else the status names the day
+    expiry = f", until {maintenance['expires']}" if is_active else ""
     facts = [
         ("Maintenance", f"{maintenance['status']}{expiry}"),
         ("Customer", status["customer_id"] or "-"),

@@ -8,7 +8,7 @@ What this module does not do: it verifies nothing and keeps nothing: it can be d
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from smartserver_licensed.domain import entitlement
 from smartserver_licensed.domain.ledger_state import LedgerState
@@ -51,6 +51,17 @@ class Entitling:
 def licenses_of(state: LedgerState | None) -> tuple[License, ...]:
     """The licenses of the installed grant; none without one."""
     return state.installed.grant.licenses if state and state.installed else ()
+
+
+def licenses_shown(state: LedgerState | None) -> tuple[License, ...]:
+    """The same for people: with what has been returned and used up here, whether or not the issuer knows."""
+    if state is None:
+        return ()
+    returned, consumed = state.returned, state.consumed
+    return tuple(
+        replace(each, returned_total=returned.get(each.id, 0), consumed_total=consumed.get(each.id, 0))
+        for each in licenses_of(state)
+    )
 
 
 def _compute(state: LedgerState | None, now: int) -> Entitlement:

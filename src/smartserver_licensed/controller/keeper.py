@@ -293,7 +293,7 @@ class Keeper:
         return self.state is not None and await self._make_durable(events, self.grace() if grace is None else grace)
 
     async def commit_contact(self, events: Sequence[Event]) -> bool:
-        """Make a request durable before it leaves: also where a new grant is what mends the condition.
+        """Make a request, or a note, durable before it leaves: also where a new grant is what mends the condition.
 
         False: as for `commit`. Raises SnapshotTooLargeError; then nothing has changed.
         """

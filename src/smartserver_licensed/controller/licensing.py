@@ -170,11 +170,16 @@ class Licensing:
         return self.proof(contact.number)
 
     def proof(self, number: int) -> bytes:
-        """A return that was made, again; the same bytes. Raises UnknownContactError."""
-        state = self._keeper.shown
-        made = state.returns.get(number) if state else None
-        if state is None or made is None:
-            known = ", ".join(map(str, state.returns)) if state and state.returns else "none"
+        """A return that was made, again; the same bytes. Raises UnknownContactError or NotReadyError.
+
+        Nothing is signed while the ledger or its anchor is not well: an old copy may not count as this one.
+        """
+        state = self._keeper.state
+        if state is None:
+            raise self._not_ready(f"export return {number}, whether or not it is made (`licensectl returns`)")
+        made = state.returns.get(number)
+        if made is None:
+            known = ", ".join(map(str, state.returns)) or "none"
             raise UnknownContactError(f"cannot export return {number}: the ones that are kept are {known}")
         return sealed(state, made)
 
@@ -197,10 +202,12 @@ class Licensing:
             verdict = self._verdict(before, version, kind, self._keeper.now())
             if verdict.code is UpdateCode.SAME_OR_OLDER:
                 return verdict
-            event = (
-                UpgradeConsumed(verdict.license_id, str(version)) if verdict.license_id else ReleaseSeen(str(version))
-            )
-            if not await self._controller.commit_license(lambda _: [event]):
+            if verdict.license_id:
+                consumed = UpgradeConsumed(verdict.license_id, str(version))
+                is_durable = await self._controller.commit_license(lambda _: [consumed])
+            else:
+                is_durable = await self._controller.commit_contact(lambda _: [ReleaseSeen(str(version))])
+            if not is_durable:
                 raise WriteFailedError(f"cannot confirm the update: {self._keeper.storage_reason}")
         if verdict.license_id is not None:
             tell(messages.UPGRADE_CONSUMED, LICENSE_ID=verdict.license_id, RELEASE=version)
@@ -217,7 +224,7 @@ class Licensing:
         state = self._keeper.state
         with contextlib.suppress(LicensedError):  # the next start sees it again: nothing is to stop for that
             if state is not None and not state.release:
-                await self._controller.commit_license(lambda _: [ReleaseSeen(str(version))])
+                await self._controller.commit_contact(lambda _: [ReleaseSeen(str(version))])
             elif state is not None:
                 await self.confirm_update(version)
 

@@ -149,7 +149,7 @@ class Controller:
             return is_durable
 
     async def commit_contact(self, make: Callable[[LedgerState], Sequence[Event]]) -> bool:
-        """Make a request durable; as `commit_license`, but nothing of what is decided depends on it."""
+        """Make a request, or a note, durable; as `commit_license`, but nothing of what is decided depends on it."""
         async with self._lock:
             state, had_state = self._keeper.shown, self._keeper.state is not None
             events = make(state) if state is not None else ()

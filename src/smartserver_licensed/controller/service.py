@@ -15,7 +15,7 @@ from smartserver_licensed.documents.armor import unwrap
 from smartserver_licensed.domain import messages
 from smartserver_licensed.domain.binding import Binding
 from smartserver_licensed.domain.contacts import Wanted
-from smartserver_licensed.domain.entitlement import capacity, usable
+from smartserver_licensed.domain.entitlement import capacity
 from smartserver_licensed.domain.errors import ArgumentError, NotReadyError, WriteFailedError
 from smartserver_licensed.domain.ledger_state import NoticeDaysSet
 from smartserver_licensed.domain.licenses import MAX_DEVICES, LicenseType, check_name, describe, license_status
@@ -27,7 +27,7 @@ from smartserver_licensed.domain.updates import UpdateKind, Verdict, parse_versi
 from smartserver_licensed.formats.bus import MAX_ROWS, Plain
 
 from .contacting import Asked, Return, acknowledged, contact_of
-from .entitling import licenses_of
+from .entitling import licenses_shown
 from .explain import device_of, device_rows, explain
 from .keeper import Keeper
 from .licensing import Licensing
@@ -87,14 +87,14 @@ class Service:
                 "devices": each.granted_total,
                 "expires_at": to_iso(each.expires_at) if each.expires_at is not None else "",
                 "grace_days": each.grace_days,
-                "usable": usable(each, state.returned),
-                "returned": each.granted_total - usable(each, state.returned),
-                "consumed": state.consumed.get(each.id, 0),
+                "usable": each.granted_total - each.returned_total,
+                "returned": each.returned_total,
+                "consumed": each.consumed_total,
                 "release": each.release,
                 "replaces": each.replaces,
                 "host": each.host,
             }
-            for each in installed.grant.licenses
+            for each in licenses_shown(state)
         ]
 
     def list_devices(self, *, waiting_only: bool, after: str, limit: int) -> list[dict[str, Plain]]:
@@ -118,7 +118,7 @@ class Service:
             self._controller.admission.queues,
             self._controller.answer(known) if known else None,
             totals=self._controller.totals(),
-            licenses=licenses_of(self._keeper.shown),
+            licenses=licenses_shown(self._keeper.shown),
             now=self._keeper.now(),
             now_s=self._clocks.monotonic(),
         )
@@ -177,7 +177,7 @@ class Service:
         summary: dict[str, Plain] = {
             "seq": grant.seq,
             "capacity": capacity(grant.licenses, self._keeper.now(), state.returned if state else {}),
-            "licenses": [f"{each.id}: {describe(each)}" for each in grant.licenses],
+            "licenses": [f"{each.id}: {describe(each)}" for each in licenses_shown(state)],
             "root_version": version,
         }
         tell(messages.LICENSE_INSTALLED, SEQ=grant.seq, CAPACITY=summary["capacity"], CUSTOMER_ID=grant.customer_id)

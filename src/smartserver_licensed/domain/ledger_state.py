@@ -246,7 +246,7 @@ class LedgerState:
     release: str = ""  # of the SmartServer's software, as it was seen last
     noticed: dict[str, int] = field(default_factory=dict)
     notice_days: tuple[int, ...] = DEFAULT_DAYS
-    license_revision: int = 0  # rises with each licensing event; not durable
+    license_revision: int = field(default=0, compare=False)  # rises with each licensing event; not durable
     provisioned: int = 0
     reserved: int = 0
 

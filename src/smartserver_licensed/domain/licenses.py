@@ -131,9 +131,10 @@ class Grant:
 
 
 def describe(license_: License) -> str:
-    """As in "1000-device capacity"; the Description column of the CMS."""
+    """As in "1000-device capacity", of what is not returned; the Description column of the CMS."""
     name: str = license_.type.value
-    return name if license_.type in _WITHOUT_DEVICES else f"{license_.granted_total}-device {name}"
+    devices = license_.granted_total - license_.returned_total
+    return name if license_.type in _WITHOUT_DEVICES else f"{devices}-device {name}"
 
 
 def license_status(license_: License, now: Timestamp) -> str:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from smartserver_licensed.documents import strict_json
 from smartserver_licensed.documents.envelope import parse_envelope
+from smartserver_licensed.documents.keys import KEY_BYTES
 from smartserver_licensed.documents.payloads import parse_grant
 from smartserver_licensed.domain.binding import Factors, Identity
 from smartserver_licensed.domain.contacts import ContactKind
@@ -49,6 +50,7 @@ from smartserver_licensed.domain.ledger_state import (
     TimeMarked,
     UpgradeConsumed,
 )
+from smartserver_licensed.domain.licenses import ContactMark
 from smartserver_licensed.domain.overcapacity import Grace
 
 MAX_STATE_BYTES = 3 << 20  # so that a log of 4 MiB has room for events beside it
@@ -140,11 +142,12 @@ def decode_snapshot(body: bytes) -> LedgerState:
 
 def _decode_licensing(value: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON; every value is checked
     made = [_decode_as(ContactMade, each) for each in value["returns"]]
+    soc, emmc, mac = value["factors"]
     return {
-        "factors": Factors(*map(_text, value["factors"])),
-        "device_seed": _bytes(value["key"]),
+        "factors": Factors(_text(soc), _text(emmc), _text(mac)),
+        "device_seed": _seed(value["key"]) if value["key"] != "" else b"",
         "next_contact": _number(value["next_contact"]),
-        "contacts": {_number(number): _text(sha256) for number, sha256 in value["contacts"]},
+        "contacts": {_number(number): ContactMark(number, sha256).sha256 for number, sha256 in value["contacts"]},
         "request": _decode_as(ContactMade, value["request"]),
         "returns": {each.number: each for each in made if each is not None},
         "returned": _totals(value["returned"]),
@@ -249,7 +252,7 @@ def _decode(value: object) -> Event | None:  # noqa: C901, PLR0911, PLR0912 - a 
             envelope = _bytes(text)
             return GrantInstalled(parse_grant(parse_envelope(envelope).payload), envelope, accepted_at)
         case ["key", str(seed)]:
-            return Enrolled(_bytes(seed))
+            return Enrolled(_seed(seed))
         case ["bound", str(code), str(soc), str(emmc), str(mac)]:
             return Bound(Identity(code, Factors(soc, emmc, mac)))
         case ["contact", str(kind), int(number), str(payload), None, int(grace_days)]:
@@ -277,6 +280,13 @@ def _binary(data: bytes) -> str:
 
 def _bytes(text: object) -> bytes:
     return base64.b64decode(_text(text), validate=True)
+
+
+def _seed(text: object) -> bytes:
+    seed = _bytes(text)
+    if len(seed) != KEY_BYTES:
+        raise ValueError(f"a device key of {len(seed)} bytes")
+    return seed
 
 
 def _text(value: object) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
 from license_authority.errors import (
     AuthorityError,
@@ -82,6 +82,7 @@ class Conservation(RuleBasedStateMachine):
         self.sold[license_id] = devices
         return license_id
 
+    @precondition(lambda self: len(self.all) < 3)
     @rule(target=boxes)
     def unpack(self) -> Box:
         code = f"17box{len(self.all)}"
@@ -90,8 +91,7 @@ class Conservation(RuleBasedStateMachine):
 
     @rule(box=boxes)
     def copy_disk(self, box: Box) -> None:
-        if len(box.copies) == 1:
-            box.copies.append(box.copies[0].copy())
+        self._copy_disk(box)
 
     @rule(target=letters, box=boxes, license_id=licenses, devices=st.integers(0, 20), data=st.data())
     def ask(self, box: Box, license_id: str, devices: int, data: st.DataObject) -> Letter:
@@ -115,46 +115,34 @@ class Conservation(RuleBasedStateMachine):
 
     @rule(target=letters, box=boxes, license_id=licenses)
     def forge(self, box: Box, license_id: str) -> Letter:
-        """Its own key signs that more came back than it ever got."""
+        """A copy signs that more came back than it ever got."""
+        self._copy_disk(box)
 
         def lie(contact: Contact) -> Contact:
             others = tuple(each for each in contact.totals if each.id != license_id)
             return replace(contact, totals=(*others, LicenseTotals(license_id, 1_000, 500, 0)))
 
-        device = box.copies[0].copy()
-        return Letter(box, device.key, device.give_back(license_id, 500, edit=lie), None, is_forged=True)
+        device = box.copies[1].copy()
+        return Letter(box, device.key, device.give_back(license_id, 500, edit=lie), 1, is_forged=True)
+
+    @rule(target=letters, box=boxes, data=st.data())
+    def exchange(self, box: Box, data: st.DataObject) -> Letter:
+        """As it should be: asked, answered, installed."""
+        copy = self._copy(box, data)
+        letter = self._letter(box, copy, box.copies[copy].request(customer_id=CUSTOMER_ID))
+        self._deliver(letter)
+        self._install(letter, copy)
+        return letter
 
     @rule(letter=letters)
     def deliver(self, letter: Letter) -> None:
         """As late, and as often, as somebody likes."""
-        box = letter.box
-        try:
-            answer = self.vendor.authority.contact(letter.document, now=NOW).document
-        except (LicenseExhaustedError, SmartServerUnknownError):
-            return
-        except SmartServerRetiredError:
-            assert box.is_dead or letter.key is not box.copies[0].key
-        except (KeyRetiredError, ConfirmationNeededError):
-            assert letter.key is not box.copies[0].key
-        except ForkFoundError:
-            assert len(box.copies) == 2
-        except AuthorityError:
-            assert letter.is_forged
-        else:
-            assert not letter.is_forged
-            assert letter.answers in ([], [answer])
-            if not letter.answers and letter.copy is not None:
-                assert box.heard in {None, letter.copy}
-                box.heard = letter.copy
-            letter.answers[:] = [answer]
+        self._deliver(letter)
 
     @rule(letter=letters, data=st.data())
     def install(self, letter: Letter, data: st.DataObject) -> None:
         """An answer arrives, maybe long after a newer one, or on another copy than the one that asked."""
-        for answer in letter.answers:
-            with suppress(DocumentError):
-                device = letter.box.copies[self._copy(letter.box, data)]
-                device.install(answer, self.vendor.keys.trust)
+        self._install(letter, self._copy(letter.box, data))
 
     @rule(box=boxes)
     def wipe(self, box: Box) -> None:
@@ -178,6 +166,38 @@ class Conservation(RuleBasedStateMachine):
         for each in self.vendor.check():
             field = sum(box.usable(each.license_id) for box in self.all)
             assert field + each.at_authority <= each.sold == self.sold[each.license_id]
+
+    def _deliver(self, letter: Letter) -> None:
+        box = letter.box
+        try:
+            answer = self.vendor.authority.contact(letter.document, now=NOW).document
+        except (LicenseExhaustedError, SmartServerUnknownError):
+            return
+        except SmartServerRetiredError:
+            assert box.is_dead or letter.key is not box.copies[0].key
+        except (KeyRetiredError, ConfirmationNeededError):
+            assert letter.key is not box.copies[0].key
+        except ForkFoundError:
+            assert len(box.copies) == 2
+        except AuthorityError:
+            assert letter.is_forged
+        else:
+            assert not letter.is_forged
+            assert letter.answers in ([], [answer])
+            if not letter.answers and letter.copy is not None:
+                assert box.heard in {None, letter.copy}
+                box.heard = letter.copy
+            letter.answers[:] = [answer]
+
+    def _install(self, letter: Letter, copy: int) -> None:
+        for answer in letter.answers:
+            with suppress(DocumentError):
+                letter.box.copies[copy].install(answer, self.vendor.keys.trust)
+
+    @staticmethod
+    def _copy_disk(box: Box) -> None:
+        if len(box.copies) == 1:
+            box.copies.append(box.copies[0].copy())
 
     @staticmethod
     def _copy(box: Box, data: st.DataObject) -> int:

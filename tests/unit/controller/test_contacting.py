@@ -22,6 +22,7 @@ from smartserver_licensed.domain.binding import Factors, Identity
 from smartserver_licensed.domain.contacts import MAX_CHAIN, ContactKind, Wanted
 from smartserver_licensed.domain.counting import UnitId
 from smartserver_licensed.domain.errors import (
+    ContactError,
     ContactsExhaustedError,
     NotReturnableError,
     ReturnLeavesExcessError,
@@ -161,6 +162,14 @@ def test_a_new_key_begins_a_new_chain() -> None:
     assert (contact.number, contact.chain) == (1, ())
     assert contact.device_key == SigningKey(b"\x08" * 32).public.raw
     assert state.next_contact == 2
+
+
+def test_a_new_key_on_a_board_that_nobody_has_confirmed_is_refused() -> None:
+    state = a_state()
+    elsewhere = replace(FACTS, identity=Identity("17new", FACTORS))
+    with pytest.raises(ContactError, match="17new"):
+        request_events(state, Asked(is_new_key=True), elsewhere, nonce=NONCE, seed=SEED)
+    assert requested(state, ANYTHING, elsewhere)
 
 
 def test_too_many_unanswered_contacts_are_refused_and_change_nothing() -> None:

@@ -11,6 +11,8 @@ import pytest
 from smartserver_licensed.controller.anchoring import Anchoring
 from smartserver_licensed.controller.keeper import MARK_INTERVAL_S, Keeper
 from smartserver_licensed.domain.anchoring import Reading as AnchorReading
+from smartserver_licensed.domain.binding import NO_FACTORS, Binding, Factors, Identity
+from smartserver_licensed.domain.contacts import ContactKind
 from smartserver_licensed.domain.counting import UnitId
 from smartserver_licensed.domain.errors import (
     AnchorError,
@@ -22,8 +24,10 @@ from smartserver_licensed.domain.errors import (
 )
 from smartserver_licensed.domain.ledger_state import (
     AdoptionChanged,
+    ContactMade,
     GrantInstalled,
     LedgerState,
+    RootsTrusted,
     Seat,
     SeatGiven,
     SeatKind,
@@ -33,7 +37,7 @@ from smartserver_licensed.domain.status import Storage
 from smartserver_licensed.domain.trusted_time import Reading
 from smartserver_licensed.formats.ledger import decode_snapshot, encode_snapshot
 from support.documents import GRANT, sealed
-from support.ports import MemoryLedger, SetClocks, keeper_of
+from support.ports import DEVICE_SEED, MemoryLedger, SetClocks, keeper_of
 
 SEAT = SeatGiven(UnitId("modbus/1"), Seat(SeatKind.PROVISIONED, has_run=True, number=1))
 FLOOR_S = 1_795_478_400
@@ -355,6 +359,7 @@ async def test_a_license_that_is_durable_is_installed_whatever_fails_afterwards(
             raise WriteFailedError("injected")
 
     plain = a_ledger()
+    assert await a_keeper(plain).open()  # which makes the device key
     ledger = FailsToRewrite(plain.snapshot)
     keeper = a_keeper(ledger)
     await keeper.open()
@@ -445,6 +450,236 @@ async def test_time_runs_on_over_a_storage_fault_and_grace_stands_still() -> Non
     assert keeper.grace().used_s == used_s
     assert await keeper.open()
     assert keeper.now() >= before + 1_000
+
+
+# -- the board and the device key --------------------------------------------------------------------------------------
+
+BOARD = Factors("soc-1", "emmc-1", "70:b3:d5:00:00:01")
+OTHER_BOARD = Factors("soc-2", "emmc-2", "70:b3:d5:00:00:02")
+
+
+class Seeds:
+    """Makes a seed that is another one each time."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self) -> bytes:
+        self.made += 1
+        return bytes([self.made]) * 32
+
+
+def on_board(ledger: MemoryLedger, factors: Factors, seeds: Seeds, install_code: str = "17qei61") -> Keeper:
+    return Keeper(
+        ledger,
+        SetClocks(),
+        identity=Identity(install_code, factors),
+        check_documents=lambda _: None,
+        new_seed=seeds,
+        floor_s=FLOOR_S,
+    )
+
+
+async def test_a_first_opening_binds_the_ledger_and_makes_one_device_key_a_second_one_none() -> None:
+    for install_code in ("", "17qei61"):
+        ledger, seeds = a_ledger(install_code), Seeds()
+        for _ in range(3):
+            keeper = on_board(ledger, BOARD, seeds)
+            assert await keeper.open()
+            assert keeper.state is not None
+            assert (keeper.state.device_seed, seeds.made) == (b"\1" * 32, 1)
+            assert (keeper.state.install_code, keeper.state.factors) == ("17qei61", BOARD)
+        assert decode_snapshot(ledger.snapshot).device_seed == b"\1" * 32, "in a snapshot, so in both logs"
+
+
+async def test_a_first_opening_that_is_killed_is_done_again_and_what_was_made_durable_stays() -> None:
+    class KilledError(Exception):
+        pass
+
+    class Killed(MemoryLedger):
+        is_after = False
+
+        async def rewrite(self, snapshot: bytes) -> None:
+            if self.is_after:
+                await super().rewrite(snapshot)
+            raise KilledError
+
+    for is_after in (False, True):
+        ledger, seeds = Killed(a_ledger().snapshot), Seeds()
+        ledger.is_after = is_after
+        with pytest.raises(KilledError):
+            await on_board(ledger, BOARD, seeds).open()
+        keeper = on_board(MemoryLedger(ledger.snapshot, ledger.events), BOARD, seeds)
+        assert await keeper.open()
+        assert keeper.state is not None
+        assert (keeper.state.device_seed[0], seeds.made) == ((1, 1) if is_after else (2, 2))
+
+
+async def test_a_ledger_whose_board_could_not_be_read_before_is_bound_to_it_and_keeps_its_key() -> None:
+    ledger, seeds = a_ledger(), Seeds()
+    assert await on_board(ledger, NO_FACTORS, seeds).open()
+    assert decode_snapshot(ledger.snapshot).factors == NO_FACTORS
+    keeper = on_board(ledger, BOARD, seeds)
+    assert await keeper.open()
+    assert decode_snapshot(ledger.snapshot).factors == BOARD
+    assert await on_board(ledger, NO_FACTORS, seeds).open()
+    assert decode_snapshot(ledger.snapshot).factors == BOARD, "what cannot be read now is not forgotten"
+    assert seeds.made == 1
+
+
+@pytest.mark.parametrize(
+    ("install_code", "found", "expected"),
+    [
+        ("17qei61", BOARD, Binding.BOUND),
+        ("17qei61", dataclasses.replace(BOARD, mac=""), Binding.BOUND),
+        ("17qei61", dataclasses.replace(BOARD, mac="", soc="other"), Binding.REBIND_NEEDED),
+        ("17qei61", OTHER_BOARD, Binding.REBIND_NEEDED),
+        ("17other", BOARD, Binding.REBIND_NEEDED),
+        ("17other", dataclasses.replace(OTHER_BOARD, soc="soc-1"), Binding.FOREIGN),
+        ("17other", OTHER_BOARD, Binding.FOREIGN),
+        ("17other", NO_FACTORS, Binding.FOREIGN),
+    ],
+)
+async def test_an_exchanged_board_or_install_code_is_served_both_together_are_foreign(
+    install_code: str, found: Factors, expected: Binding
+) -> None:
+    ledger, seeds = a_ledger(), Seeds()
+    assert await on_board(ledger, BOARD, seeds).open()
+    before = ledger.snapshot
+    keeper = on_board(ledger, found, seeds, install_code)
+    is_open = await keeper.open()
+    assert (is_open, seeds.made) == (expected is not Binding.FOREIGN, 1)
+    if not is_open:
+        assert (keeper.storage, keeper.takes_documents, ledger.snapshot) == (Storage.FOREIGN, False, before)
+        return
+    assert (keeper.storage, keeper.binding) == (Storage.OK, expected)
+    assert await keeper.commit([SEAT]), "what goes on is for the controller to decide"
+    rebound = dataclasses.replace(GRANT, install_code=install_code, factors=found)
+    assert await keeper.commit_license([GrantInstalled(rebound, sealed(rebound), FLOOR_S)])
+    assert keeper.binding is Binding.BOUND
+    again = on_board(ledger, found, seeds, install_code)
+    assert await again.open()
+    assert (again.binding, seeds.made) == (Binding.BOUND, 1)
+
+
+async def test_documents_that_do_not_verify_make_the_ledger_corrupt_and_nothing_is_written() -> None:
+    ledger = a_ledger()
+    await a_keeper(ledger).open()
+    ledger.events = ()
+    before = (ledger.snapshot, ledger.events)
+
+    def refuse(_: LedgerState) -> None:
+        raise LedgerCorruptError("cannot use the documents in the ledger: injected")
+
+    keeper = keeper_of(ledger, SetClocks(), check_documents=refuse)
+    assert not await keeper.open()
+    assert (keeper.storage, keeper.state, keeper.takes_documents) == (Storage.CORRUPT, None, False)
+    assert (ledger.snapshot, ledger.events) == before
+
+
+# -- requests and other license events ---------------------------------------------------------------------------------
+
+REQUEST = ContactMade(ContactKind.REQUEST, 1, b"asks for something")
+RETURN = ContactMade(ContactKind.RETURN, 1, b"gives something back", ("cap-1", 300), 30)
+
+
+async def test_a_request_is_durable_before_it_leaves_and_there_after_a_restart() -> None:
+    ledger = a_ledger()
+    keeper = a_keeper(ledger)
+    await keeper.open()
+    assert await keeper.commit_contact([REQUEST])
+    again = a_keeper(ledger)
+    assert await again.open()
+    assert again.state is not None
+    assert (again.state.request, again.state.next_contact) == (REQUEST, 2)
+    assert again.state.device_seed == DEVICE_SEED
+    ledger.fails = WriteFailedError("injected")
+    assert not await again.commit_contact([dataclasses.replace(REQUEST, number=2)])
+    assert again.shown is None
+
+
+async def test_a_request_can_be_made_in_a_rolled_back_ledger_and_mends_nothing() -> None:
+    ledger, counter = a_ledger(), Counter()
+    keeper = anchored(ledger, counter)
+    await keeper.open()
+    copy = (ledger.snapshot, ledger.events)
+    await keeper.commit_license([a_grant(1)])
+    assert await keeper.commit_license([RETURN])
+    ledger.snapshot, ledger.events = copy
+    old = anchored(ledger, counter)
+    assert not await old.open()
+    assert await old.commit_contact([REQUEST])
+    assert (condition(old), old.state) == (Storage.ROLLED_BACK, None)
+    assert old.shown is not None
+    assert old.shown.request == REQUEST
+    again = anchored(ledger, counter)
+    assert not await again.open()
+    assert condition(again) is Storage.ROLLED_BACK
+    assert again.shown is not None
+    assert again.shown.request == REQUEST
+
+
+async def test_in_an_old_copy_every_license_event_that_it_missed_may_have_been_a_grant() -> None:
+    ledger, counter = a_ledger(), Counter()
+    keeper = anchored(ledger, counter)
+    assert await keeper.least_seq() == 0, "nothing is open yet"
+    await keeper.open()
+    assert await keeper.least_seq() == 0
+    await keeper.commit_license([a_grant(7)])
+    assert await keeper.least_seq() == 7
+    copy = (ledger.snapshot, ledger.events)
+    await keeper.commit_license([RETURN])
+    await keeper.commit_license([a_grant(8)])
+    ledger.snapshot, ledger.events = copy
+    old = anchored(ledger, counter)
+    await old.open()
+    assert await old.least_seq() == 9
+    counter.is_away = True
+    with pytest.raises(AnchorError):
+        await old.least_seq()
+
+
+async def test_a_return_is_in_both_logs_alone_and_counted_and_an_old_copy_is_rolled_back() -> None:
+    ledger, counter = a_ledger(), Counter()
+    keeper = anchored(ledger, counter)
+    await keeper.open()
+    await keeper.commit_license([a_grant(1)])
+    copy, shown = (ledger.snapshot, ledger.events), counter.shown
+    assert await keeper.commit_license([RETURN])
+    assert shown is not None
+    assert (counter.shown, decode_snapshot(ledger.snapshot).returned["cap-1"]) == (shown + 1, 300)
+    assert len(ledger.events) == 1, "no earlier copy is left, and a commit is behind it"
+    assert await anchored(ledger, counter).open()
+    ledger.snapshot, ledger.events = copy
+    old = anchored(ledger, counter)
+    assert not await old.open()
+    assert old.storage is Storage.ROLLED_BACK
+
+
+async def test_a_return_whose_rewrite_was_cut_is_rewritten_at_the_start() -> None:
+    ledger = a_ledger()
+    keeper = a_keeper(ledger)
+    await keeper.open()
+    await keeper.commit_license([a_grant(1)])
+    assert await keeper.commit([RETURN]), "as a power cut before the rewrite leaves it"
+    cut = MemoryLedger(ledger.snapshot, ledger.events)
+    again = a_keeper(cut)
+    assert await again.open()
+    assert cut.is_changed, "no earlier copy is left"
+
+
+async def test_no_other_license_event_than_a_grant_mends_a_rolled_back_ledger() -> None:
+    ledger, counter = a_ledger(), Counter()
+    keeper = anchored(ledger, counter)
+    await keeper.open()
+    copy = (ledger.snapshot, ledger.events)
+    await keeper.commit_license([a_grant(1)])
+    ledger.snapshot, ledger.events = copy
+    old = anchored(ledger, counter)
+    await old.open()
+    with contextlib.suppress(StaleGrantError):
+        await old.commit_license([RootsTrusted((b"{}",))])
+    assert old.state is None
 
 
 async def test_the_wear_is_counted_over_restarts() -> None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from crash import power_cut
+from crash.announced import left as left_mark
 from crash.announced import replayed
 from crash.cuts import LOSSES, Cut, after, every_cut, some_cuts
 from crash.power_cut import logs_in, sweep, sweep_recoveries
 from crash.recorded_disk import Event, Failed, Flush, Mark, Write, read_log, write_log
 from crash.recording import Recording, load
 from crash.table import Row
+from smartserver_licensed.controller.contacting import Asked, Facts, Return, request_events, return_events, sealed
+from smartserver_licensed.domain.binding import Identity
 from smartserver_licensed.domain.counting import UnitId
 from smartserver_licensed.domain.ledger_state import (
     Cause,
+    ContactMade,
+    Enrolled,
     GrantInstalled,
     LedgerState,
     Seat,
@@ -31,18 +36,20 @@ from smartserver_licensed.domain.licenses import License, LicenseType
 from smartserver_licensed.formats.ledger import encode_events, encode_snapshot
 from smartserver_licensed.store.area import AREA_BYTES
 from smartserver_licensed.store.log import Ledger, create
-from support.documents import INSTALL_CODE, NOW, grant_of, sealed
+from support import documents
+from support.documents import INSTALL_CODE, NOW, grant_of
 
+SEED = b"\5" * 32
 SMALL_BYTES = 64 * 1024  # of a log: the product's would make each state a copy of 8 MiB
 
 
 class Made:
     """A recording made by hand: the real store on two logs in memory, and marks where the test puts them."""
 
-    def __init__(self, directory: Path, size: int = AREA_BYTES) -> None:
+    def __init__(self, directory: Path, size: int = AREA_BYTES, *, seed: bytes = SEED) -> None:
         path = directory / "image"
         path.write_bytes(bytes(2 * AREA_BYTES))
-        create(path, encode_snapshot(LedgerState(install_code=INSTALL_CODE, mark_s=NOW)))
+        create(path, encode_snapshot(LedgerState(install_code=INSTALL_CODE, mark_s=NOW, device_seed=seed)))
         whole = path.read_bytes()
         self.image = whole[:size] + whole[AREA_BYTES : AREA_BYTES + size]
         self.events: list[Event] = []
@@ -56,7 +63,10 @@ class Made:
             log.events = self.events
         self.ledger = Ledger(self.logs)
         self.state = replayed(self.ledger.recovered)
-        self.ledger.settle(encode_snapshot(self.state))
+        is_first = not self.state.device_seed
+        if is_first:
+            self.state.apply(Enrolled(SEED))
+        self.ledger.settle(encode_snapshot(self.state), is_changed=is_first)
 
     def now(self) -> bytes:
         return b"".join(log.content for log in self.logs)
@@ -76,8 +86,34 @@ class Made:
 
     def license(self, devices: int, seq: int = 1) -> None:
         grant = grant_of(License("cap-1", LicenseType.CAPACITY, devices), seq=seq)
-        self.commit(GrantInstalled(grant, sealed(grant), NOW))
+        self.commit(GrantInstalled(grant, documents.sealed(grant), NOW))
         self.ledger.rewrite(encode_snapshot(self.state))
+
+    def ask(self) -> ContactMade:
+        """A request, as the daemon makes it; its bytes have not left yet."""
+        return self._make(
+            request_events(self.state, Asked(is_fresh=True), self._facts(), nonce=self._nonce(), seed=b"")
+        )
+
+    def give_back(self, devices: int) -> ContactMade:
+        """A return, as the daemon makes it; its proof has not left yet."""
+        wanted = Return("cap-1", devices, may_exceed=True, is_another=True)
+        return self._make(return_events(self.state, wanted, self._facts(), nonce=self._nonce()))
+
+    def leave(self, contact: ContactMade) -> None:
+        self.events.append(Mark(left_mark(sealed(self.state, contact))))
+
+    def _make(self, events: Sequence[LedgerEvent]) -> ContactMade:
+        self.commit(*events)
+        (contact,) = (each for each in events if isinstance(each, ContactMade))
+        return contact
+
+    def _facts(self) -> Facts:
+        return Facts(Identity(INSTALL_CODE), NOW, 1, 1, "none")
+
+    def _nonce(self) -> str:
+        self._number += 1
+        return f"{self._number:032x}"
 
     def say(self, name: str, *, licensed: bool) -> None:
         self.events.append(Mark(f"glp/0/{INSTALL_CODE}/fb/dev/modbus/{name}/lic {json.dumps({'licensed': licensed})}"))
@@ -101,7 +137,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
 
 
 def a_life(made: Made) -> None:
-    """A license, three seats, one deleted, a second license; everything announced once it is durable."""
+    """Two licenses, three seats, one deleted, a request and a return; everything announced once it is durable."""
     made.license(4)
     made.events.append(Mark("installed 1"))
     for name in "abc":
@@ -112,6 +148,10 @@ def a_life(made: Made) -> None:
     made.say("b", licensed=False)
     made.license(9, seq=2)
     made.events.append(Mark("installed 2"))
+    made.leave(made.ask())
+    made.leave(made.give_back(3))
+    made.ledger.rewrite(encode_snapshot(made.state))
+    made.count(capacity=6, used=1, reserved=2)
 
 
 # -- what is right -----------------------------------------------------------------------------------------------------
@@ -123,9 +163,26 @@ def test_a_ledger_that_announces_after_its_flush_loses_nothing_at_any_cut(made: 
     assert row.failures == []
     assert row.is_good
     assert row.states == len(every_cut(made.events, 1)) > 50
-    assert row.figures["commits"] == 6
-    assert int(row.figures["rewrites of a log"]) >= 4, "two licenses, both logs each"
-    assert row.figures["announcements"] == 7
+    assert row.figures["commits"] == 8
+    assert int(row.figures["rewrites of a log"]) >= 6, "two licenses and a return, both logs each"
+    assert row.figures["announcements"] == 10
+    assert row.figures["requests and returns"] == 2
+
+
+def test_a_first_start_that_makes_the_device_key_may_be_cut_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(power_cut, "AREA_BYTES", SMALL_BYTES)
+    made = Made(tmp_path, SMALL_BYTES, seed=b"")
+    made.license(9)
+    made.leave(made.give_back(4))
+    for sweep_ in (sweep, sweep_recoveries):
+        row = made.swept(sweep_)
+        assert row.failures == []
+        assert row.states > 50
+    made.state.apply(Enrolled(b"\6" * 32))
+    made.ledger.rewrite(encode_snapshot(made.state))
+    assert made.swept().doubled > 0, "another key in its place is found"
 
 
 def test_a_cut_recovery_comes_to_the_same_when_it_is_done_again(made: Made) -> None:
@@ -224,6 +281,51 @@ def test_a_recovery_whose_writes_are_not_synced_is_found_by_the_second_cut(
     row = made.swept(sweep_recoveries)
     assert row.lost > 0
     assert "then in its recovery cut after event" in row.failures[0]
+
+
+def test_a_proof_that_leaves_before_its_flush_is_found_with_the_cut_that_shows_it(made: Made) -> None:
+    made.license(9)
+    contact = made.give_back(4)
+    flush = max(number for number, event in enumerate(made.events) if isinstance(event, Flush))
+    made.leave(contact)
+    made.events.insert(flush, made.events.pop())
+    row = made.swept()
+    assert row.lost > 0
+    assert f"cut after event {flush - 1} (loss " in row.failures[0]
+    assert "return 1 left, but LicenseTotals(id='cap-1', granted_total=9, returned_total=4" in row.failures[0]
+    assert "is undone" in row.failures[0]
+
+
+def test_a_proof_of_a_return_that_was_never_written_is_found(made: Made) -> None:
+    made.license(9)
+    contact = made.give_back(4)
+    del made.events[-3:]
+    made.leave(contact)
+    row = made.swept()
+    assert "lost: event" in row.failures[0]
+    assert "is undone" in row.failures[0]
+
+
+def test_a_number_that_is_used_for_another_document_is_found(made: Made) -> None:
+    made.license(9)
+    made.leave(made.ask())
+    made.state.next_contact = 1
+    made.state.contacts.clear()
+    made.leave(made.ask())
+    row = made.swept()
+    assert row.doubled > 0
+    assert "the number of a document was used twice" in row.failures[0]
+
+
+def test_a_return_that_is_undone_is_found(made: Made) -> None:
+    made.license(9)
+    earlier = made.now()
+    made.leave(made.give_back(4))
+    made.open(earlier)
+    made.give("a")
+    row = power_cut._swept(power_cut._sweep, made.recording(), [Cut(len(made.events) - 1, "all", 1)], 1)
+    assert row.lost == 2, "it is undone, and what is there does not descend from it"
+    assert "return 1 left, but" in row.failures[0]
 
 
 # -- cuts --------------------------------------------------------------------------------------------------------------

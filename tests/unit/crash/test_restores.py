@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,12 @@ from crash.license_events import Cuts
 from crash.plant import Plant
 from crash.table import Row, Scale
 from smartserver_licensed.controller.anchoring import Anchoring
+from smartserver_licensed.controller.contacting import Return, return_events, sealed
+from smartserver_licensed.controller.licensing import Licensing
 from smartserver_licensed.domain.anchoring import Reading
+from smartserver_licensed.domain.errors import AnchorError
 from smartserver_licensed.domain.seats import _Draft
+from smartserver_licensed.formats.ledger import decode_snapshot, encode_snapshot
 from support.tpm import Tpm
 
 
@@ -73,11 +78,39 @@ def test_seats_beyond_the_capacity_and_false_to_running_devices_are_found(
     assert restored(tmp_path, None, devices=restores.CROWDED).doubled > 0
 
 
+class Uncountable(Counter):
+    """Fails to count for a while."""
+
+    is_uncountable = False
+
+    async def count(self) -> int:
+        if self.is_uncountable:
+            raise AnchorError("injected")
+        return await super().count()
+
+
+def test_a_proof_does_not_leave_before_the_anchor_has_counted_its_return(tmp_path: Path) -> None:
+    counter = Uncountable()
+    plant = Plant(tmp_path / "plant", capacity=restores.CAPACITY, anchor=counter)
+
+    async def give_back() -> str:
+        await plant.start()
+        assert await plant.license() == ""
+        counter.is_uncountable = True
+        refused = await plant.give_back(1)
+        await plant.stop()
+        return refused
+
+    assert asyncio.run(give_back()), "else the copy from before it, which the anchor does not tell, has the devices too"
+
+
 @pytest.mark.needs("swtpm", "tpm2_nvread")
 def test_a_license_event_may_be_cut_anywhere(tmp_path: Path) -> None:
     (row,) = license_events.run(Scale(is_short=True), tmp_path)
     assert row.failures == []
-    assert row.states > 12
+    assert row.states > 20
+    assert all(row.figures[made] for made in ("return made and cut", "return not made and cut", "return made"))
+    assert all(row.figures[made] for made in ("upgrade made and cut", "upgrade made"))
 
 
 @pytest.mark.needs("swtpm", "tpm2_nvread")
@@ -94,5 +127,27 @@ def test_an_event_that_is_counted_before_it_is_durable_is_found(
     monkeypatch.setattr(Anchoring, "count", count_no_more)
     row = Row("F10", "")
     with Tpm() as tpm:
-        asyncio.run(Cuts(tmp_path / "plant", tpm, row).cut_everything())
+        cuts = Cuts(tmp_path / "plant", tpm, row)
+
+        async def cut() -> None:
+            await cuts.begin()
+            await cuts.cut_grants()
+
+        asyncio.run(cut())
     assert row.silent > 0
+
+
+@pytest.mark.needs("swtpm", "tpm2_nvread")
+def test_a_proof_of_a_return_that_is_not_durable_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def make_return(self: Licensing, wanted: Return) -> bytes:
+        state = decode_snapshot(encode_snapshot(self._require_state("return")))
+        for event in return_events(state, wanted, await self._facts(), nonce=secrets.token_hex(16)):
+            state.apply(event)
+        return sealed(state, state.returns[max(state.returns)])
+
+    monkeypatch.setattr(Licensing, "make_return", make_return)
+    row = Row("F10", "")
+    with Tpm() as tpm:
+        asyncio.run(Cuts(tmp_path / "plant", tpm, row).cut_returns())
+    assert row.lost > 0
+    assert any("0 devices were returned" in each for each in row.failures)

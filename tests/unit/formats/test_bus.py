@@ -11,10 +11,15 @@ from smartserver_licensed.domain.errors import ArgumentError, LicensedError
 from smartserver_licensed.formats.bus import (
     INTERFACE,
     DeviceFilter,
+    RequestOptions,
+    ReturnOptions,
+    Typed,
     clean,
     error_code,
     error_name,
     parse_filter,
+    parse_request_options,
+    parse_return_options,
     properties,
     typed,
     typed_row,
@@ -137,6 +142,45 @@ def test_a_filter_has_defaults() -> None:
 def test_a_wrong_filter_is_refused_with_what_is_expected(key: str, value: tuple[str, object], said: str) -> None:
     with pytest.raises(ArgumentError, match=said):
         parse_filter({key: value})
+
+
+def test_the_options_of_a_request_are_read() -> None:
+    assert parse_request_options({}) == RequestOptions("", (), is_new_key=False, is_fresh=False)
+    given: dict[str, Typed] = {"licenses": ("as", ["L-1", "L-2=5"]), "new_key": ("b", True), "fresh": ("b", True)}
+    assert parse_request_options(given) == RequestOptions("", ("L-1", "L-2=5"), is_new_key=True, is_fresh=True)
+    assert parse_request_options({"customer_id": ("s", "C-1")}).customer_id == "C-1"
+
+
+def test_the_options_of_a_return_are_read() -> None:
+    assert parse_return_options({}) == ReturnOptions(over_capacity=False, revoke_excess=False, another=False)
+    given: dict[str, Typed] = {"revoke_excess": ("b", True), "over_capacity": ("b", False), "another": ("b", True)}
+    assert parse_return_options(given) == ReturnOptions(over_capacity=False, revoke_excess=True, another=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"license": ("s", "L-1")}, "unknown option 'license', known are customer_id, licenses, new_key, fresh"),
+        ({"licenses": ("s", "L-1")}, "option 'licenses' has type 's', expected 'as'"),
+        ({"customer_id": ("s", "C"), "licenses": ("as", ["L"])}, "it names a customer and licenses"),
+    ],
+)
+def test_a_request_is_not_made_by_wrong_options(given: dict[str, Typed], said: str) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        parse_request_options(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"revoke": ("b", True)}, "unknown option 'revoke', known are over_capacity, revoke_excess, another"),
+        ({"revoke_excess": ("u", 1)}, "option 'revoke_excess' has type 'u', expected 'b'"),
+        ({"revoke_excess": ("b", True), "over_capacity": ("b", True)}, "expected one of them"),
+    ],
+)
+def test_a_return_is_not_made_by_wrong_options(given: dict[str, Typed], said: str) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        parse_return_options(given)
 
 
 def test_every_code_survives_the_way_through_an_error_name() -> None:

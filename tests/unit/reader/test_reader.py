@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +29,36 @@ from hypothesis import strategies as st
 
 from reader import reader
 from reader.reader import Held, read_ledger, read_logs
+from smartserver_licensed.domain.binding import Factors, Identity
+from smartserver_licensed.domain.contacts import ContactKind
 from smartserver_licensed.domain.counting import UnitId
 from smartserver_licensed.domain.devices import DeviceId
 from smartserver_licensed.domain.errors import LedgerCorruptError, LedgerMissingError, LedgerNewerError
 from smartserver_licensed.domain.ledger_state import (
     AdoptionChanged,
     Anchored,
+    Bound,
     Cause,
+    ContactMade,
+    Enrolled,
     Event,
     EvictionForgotten,
     GrantInstalled,
     InternalChanged,
     LedgerState,
+    NoticeDaysSet,
+    NoticesChanged,
+    ReleaseSeen,
     RepairNoted,
+    RootsTrusted,
     Seat,
     SeatGiven,
     SeatKind,
     SeatLost,
     TimeMarked,
+    UpgradeConsumed,
 )
-from smartserver_licensed.domain.licenses import Grant
+from smartserver_licensed.domain.licenses import ContactMark, Grant
 from smartserver_licensed.domain.overcapacity import Grace
 from smartserver_licensed.formats.ledger import decode_events, decode_snapshot, encode_events, encode_snapshot
 from smartserver_licensed.store.area import Area, Place
@@ -66,7 +76,27 @@ def install(grant: Grant, accepted_at: int) -> GrantInstalled:
     return GrantInstalled(grant, sealed(grant), accepted_at)
 
 
-GRANTS = [install(grant_of(CAPACITY), NOW), install(grant_of(CAPACITY, TRIAL, seq=2), NOW + 9)]
+BOARD = Factors("soc", "emmc", "70:b3:d5:00:00:01")
+CONTACTS: list[ContactMade] = [
+    ContactMade(ContactKind.RETURN, number, b"return %d" % number, ("cap-1", number), 9)
+    if number % 3 == 0
+    else ContactMade(ContactKind.REQUEST, number, b"request %d" % number)
+    for number in range(1, 60)
+]
+MORE = replace(CAPACITY, granted_total=1_000, returned_total=40, consumed_total=1)
+GRANTS = [
+    install(grant_of(CAPACITY), NOW),
+    install(grant_of(CAPACITY, TRIAL, seq=2), NOW + 9),
+    *(
+        install(replace(grant_of(MORE, seq=number), contact=mark, factors=factors), NOW + number)
+        for number, mark, factors in (
+            (3, CONTACTS[0].mark, BOARD),
+            (4, CONTACTS[4].mark, Factors()),
+            (5, CONTACTS[5].mark, Factors("soc")),
+            (6, ContactMark(2, "0" * 64), BOARD),
+        )
+    ),
+]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(
@@ -78,7 +108,16 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.just(AdoptionChanged(is_adopting=False)),
     st.builds(RepairNoted, TEXTS),
     st.builds(Anchored, st.none() | st.integers(0, 2**62)),
-    st.builds(install, st.just(grant_of(CAPACITY)), st.integers(0, 2**40)),
+    st.sampled_from(GRANTS),
+    st.sampled_from(CONTACTS),
+    st.builds(Enrolled, st.binary(min_size=32, max_size=32)),
+    st.builds(Bound, st.builds(Identity, TEXTS, st.sampled_from([BOARD, Factors()]))),
+    st.builds(RootsTrusted, st.lists(st.binary(max_size=9), max_size=3).map(tuple)),
+    st.builds(UpgradeConsumed, TEXTS, TEXTS),
+    st.builds(ReleaseSeen, TEXTS),
+    st.builds(NoticesChanged, st.dictionaries(TEXTS, st.integers(-1, 99), max_size=3).map(lambda x: tuple(x.items()))),
+    st.builds(NoticeDaysSet, st.lists(st.integers(0, 99), max_size=3).map(tuple)),
+    st.just(AdoptionChanged(is_adopting=True)),
 )
 
 Bytes = bytes | bytearray
@@ -194,6 +233,10 @@ def some_event(chance: random.Random, state: LedgerState) -> Event:
         RepairNoted(chance.choice(["", "log b had no whole snapshot", "many slots " * 1_000])),
         Anchored(chance.choice([None, 7])),
         chance.choice(GRANTS),
+        chance.choice(CONTACTS),
+        CONTACTS[(state.next_contact - 1) % len(CONTACTS)],
+        Enrolled(chance.randbytes(32)),
+        UpgradeConsumed("up-1", "4.0"),
     ]
     if state.seats:
         seated = chance.choice(list(state.seats))
@@ -430,6 +473,27 @@ def tag(sealed_bytes: Bytes) -> bytes:
 def test_both_give_the_verdict_of_the_document(logs: Logs, verdict: str, seq: int) -> None:
     held = agreed(logs[0], logs[1])
     assert (held.verdict, held.seq) == (verdict, seq)
+
+
+def test_both_keep_the_last_16_of_more_returns_and_forget_what_a_grant_acknowledges() -> None:
+    life = Life(new_disks(new_state(), slots=200))
+    life.commit([*CONTACTS[:56], NoticeDaysSet((3,))])
+    state = agreed(*life.contents()).state or {}
+    assert [each[2] for each in state["returns"]] == list(range(9, 57, 3))
+    assert (len(state["contacts"]), state["next_contact"], state["request"][2]) == (56, 57, 56)
+    assert (state["returned"], state["returned_grace"]) == ({"cap-1": 54}, 9)
+    life.commit([install(replace(grant_of(CAPACITY), contact=CONTACTS[54].mark, factors=BOARD), NOW)])
+    state = agreed(*life.contents()).state or {}
+    assert ([each[0] for each in state["contacts"]], state["request"][2]) == ([55, 56], 56)
+    assert (state["factors"], state["returned_grace"]) == (["soc", "emmc", "70:b3:d5:00:00:01"], None)
+
+
+def test_both_read_a_snapshot_of_version_0_1() -> None:
+    told = as_told(new_state())
+    old = {key: told[key] for key in list(told)[: list(told).index("anchor") + 1]}
+    assert "key" not in old
+    log = frame(Kind.SNAPSHOT, 0, FIRST_HEAD, SECRET + json.dumps(old).encode(), secret=SECRET)
+    assert agreed(log, log).state == {**told, "internal": []}
 
 
 def test_both_read_what_a_later_minor_version_writes() -> None:
