@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import os
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -79,8 +79,10 @@ def _listen(options: argparse.Namespace) -> socket.socket:
         if not (is_local or options.certfile or options.insecure):
             raise ListenError(f"{where}: without TLS only on this machine (--certfile and --keyfile, or --insecure)")
         return socket.create_server((str(address[0]), options.port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise ListenError(f"{where}: {os.strerror(error.errno) if error.errno else error}") from error
+    except socket.gaierror as error:
+        raise ListenError(f"{where}: {error.strerror}") from error
+    except OSError as error:  # its text says the address again
+        raise ListenError(f"{where}: {os.strerror(error.errno or 0)}") from error
 
 
 def _load_tls(config: uvicorn.Config, certfile: Path | None) -> None:

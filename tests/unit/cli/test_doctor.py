@@ -154,7 +154,7 @@ def test_an_anchor_that_the_ledger_does_not_fit_is_wrong_and_asks_for_a_grant() 
     assert stored("ok")["anchor"].why == "tpm, 7 license events counted"
     for condition in ("rolled-back", "anchor-lost"):
         finding = stored(condition)["anchor"]
-        assert (finding.level, "licensectl install FILE" in finding.todo) == (Level.FAIL, True)
+        assert (finding.level, "licensectl install ANSWER" in finding.todo) == (Level.FAIL, True)
     without = stored("ok", anchor="none", anchor_count=0)["anchor"]
     assert (without.level, "found by the vendor" in without.why) == (Level.OK, True)
 

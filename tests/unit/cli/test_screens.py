@@ -115,7 +115,7 @@ def test_what_needs_attention_stands_before_the_numbers() -> None:
         ({"state": "rebind-needed"}, "licensectl request -o FILE"),
         ({"storage": "degraded"}, "licensectl acknowledge"),
         ({"storage": "read-only"}, "journalctl -k"),
-        ({"storage": "rolled-back"}, "licensectl install FILE"),
+        ({"storage": "rolled-back"}, "licensectl install ANSWER"),
         ({"storage": "of-a-later-version"}, "licensectl doctor"),
         ({"clock": "set-back"}, "the clock was set back"),
         ({"waiting": 3}, "3 waiting for a seat (licensectl devices --waiting)"),
