@@ -1,0 +1,1 @@
+"""Attacks, each against the real daemon and the real authority (`make attacks`, docs/security.md)."""
