@@ -4,7 +4,8 @@ Rules (LICENSING §7):
 - of several thresholds only the nearest passed one, once: first seen 8 days before an end, it is the notice of 14 days;
 - what was noticed is remembered by a key that names the end; what is no longer true is forgotten: so a renewal silences
   at once, and the memory is no larger than what is true;
-- maintenance ends on the day on which it covers the capacity no longer; a trial or emergency on its own;
+- maintenance ends on the day on which it covers the capacity no longer; a trial or emergency on its own, and 30 days
+  after that nobody needs to know any more;
 - a capacity threshold is armed again 5 points below it;
 - over capacity, one notice a day *of running*: the grace is counted so, no clock hurries or hushes it. To be bound
   again, one a day of trusted time: there is no counter of its own, and trusted time never falls but by a grant;
@@ -37,6 +38,7 @@ _CAPACITY_KEY = "capacity"
 _HOUR_S = 3_600
 _ARMED_BELOW = 5  # points
 _MENDED_DAYS = 7
+_OVER_AFTER_DAYS = 30  # what ended so long ago is news to nobody
 _ENDING = frozenset({LicenseType.TRIAL, LicenseType.EMERGENCY})
 
 
@@ -137,7 +139,8 @@ def _all_ends(facts: NoticeFacts) -> Iterator[tuple[str, Timestamp, str, str]]:
     """Key, end, what it is, and the license that ends."""
     for each in facts.licenses:
         devices = entitlement.usable(each, facts.returned)
-        if each.type in _ENDING and each.expires_at is not None and devices:
+        is_over = each.expires_at is not None and facts.now >= each.expires_at + _OVER_AFTER_DAYS * DAY_S
+        if each.type in _ENDING and each.expires_at is not None and devices and not is_over:
             what = f"The {each.type.value} license {each.id} for {_devices(devices)}"
             yield f"expiry/{each.id}/{each.expires_at}", each.expires_at, what, each.id
     covered = entitlement.cover(facts.licenses, facts.now, facts.returned)

@@ -316,6 +316,7 @@ def test_the_payload_of_a_request_has_exactly_this_form() -> None:
             "factors": {"soc": FACTORS.soc, "emmc": FACTORS.emmc, "mac": FACTORS.mac},
         },
         "grant_seq": 1,
+        "least_seq": 0,
         "root_version": 1,
         "anchor": "none",
         "totals": [

@@ -223,7 +223,7 @@ def test_time_that_falls_within_a_week_says_nothing_twice() -> None:
 def test_what_was_noticed_under_a_clock_that_a_grant_mended_was_false_and_is_forgotten() -> None:
     watch = ending(TRIAL)
     watch.facts = replace(watch.facts, is_bound=False)
-    assert watch.thresholds(now=from_iso("2037-01-01T00:00:00Z"))[0] == 0
+    assert watch.thresholds(now=END + 29 * DAY_S)[0] == 0
     real_date = END - 20 * DAY_S
     assert watch.thresholds(now=real_date) == [30, real_date // DAY_S]
     assert [watch.before(each)[0] for each in (14, 7, 1, 0)] == [14, 7, 1, 0]
@@ -285,3 +285,10 @@ def test_the_memory_holds_no_more_than_what_is_true(grants: list[tuple[int, int,
     for used in in_use:
         watch.used(used + 1)
     assert len(watch.memory) <= 3
+
+
+def test_a_trial_that_ended_a_month_ago_is_no_notice_any_more_and_forgotten() -> None:
+    watch = Watch(replace(FACTS, licenses=(CAPACITY, TRIAL)))
+    assert watch.thresholds(now=END + 30 * DAY_S - 1) == [0]
+    assert watch.thresholds(now=END + 30 * DAY_S) == []
+    assert watch.memory == {}
