@@ -17,7 +17,6 @@ grant, and reads through the page cache (the daemon does not).
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import json
 import os
@@ -42,22 +41,9 @@ _TAGGED_BYTES = 50
 _KEYS = (
     *("install_code", "mark", "seats", "evicted", "internal", "adopting", "grant", "grace", "next"),
     *("written", "repair", "anchor"),
+    *("factors", "key", "next_contact", "contacts", "request", "returns", "returned", "consumed"),
+    *("returned_grace", "roots", "release", "noticed", "notice_days"),
 )
-_LICENSING = {  # in a SNAPSHOT since version 0.2, with what a new ledger has
-    "factors": ["", "", ""],
-    "key": "",
-    "next_contact": 1,
-    "contacts": [],
-    "request": None,
-    "returns": [],
-    "returned": {},
-    "consumed": {},
-    "returned_grace": None,
-    "roots": [],
-    "release": "",
-    "noticed": {},
-    "notice_days": [90, 60, 30, 14, 7, 1, 0],
-}
 
 State = dict[str, Any]
 
@@ -213,7 +199,6 @@ def _state(text: bytes) -> State:
     """The state that a SNAPSHOT holds. While it is built, `seats` is kept by unit."""
     told = json.loads(text)
     state = {key: told[key] for key in _KEYS}
-    state |= {key: told[key] for key in _LICENSING} if "key" in told else copy.deepcopy(_LICENSING)
     return state | {"seats": {seat[0]: seat for seat in state["seats"]}}
 
 

@@ -134,7 +134,7 @@ def decode_snapshot(body: bytes) -> LedgerState:
             written_bytes=_number(value["written"]),
             repair=_text(value["repair"]),
             anchored=_number_or_none(value["anchor"]),
-            **(_decode_licensing(value) if "key" in value else {}),  # none in a ledger of version 0.1
+            **_decode_licensing(value),
         )
     except _BAD as error:
         raise LedgerCorruptError(f"cannot read the ledger's snapshot: {error!r}") from error

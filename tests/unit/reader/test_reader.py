@@ -488,14 +488,6 @@ def test_both_keep_the_last_16_of_more_returns_and_forget_what_a_grant_acknowled
     assert (state["factors"], state["returned_grace"]) == (["soc", "emmc", "70:b3:d5:00:00:01"], None)
 
 
-def test_both_read_a_snapshot_of_version_0_1() -> None:
-    told = as_told(new_state())
-    old = {key: told[key] for key in list(told)[: list(told).index("anchor") + 1]}
-    assert "key" not in old
-    log = frame(Kind.SNAPSHOT, 0, FIRST_HEAD, SECRET + json.dumps(old).encode(), secret=SECRET)
-    assert agreed(log, log).state == {**told, "internal": []}
-
-
 def test_both_read_what_a_later_minor_version_writes() -> None:
     bodies = [SECRET + json.dumps({**as_told(new_state()), "unknown": [1]}).encode()]
     bodies.append(b'{"e":[["unknown",1,{"x":[]}],["adopted"]],"t":7,"g":[1,2,3],"w":9,"x":null}')
