@@ -177,6 +177,9 @@ class Plant:
     def status(self) -> Status:
         return self.controller.status
 
+    def shows(self, state: State) -> bool:
+        return self.controller.status.state is state
+
     def licensed(self) -> dict[str, bool]:
         """What each device heard last."""
         said = [(topic, payload) for topic, payload, _, _ in self.broker.published if topic.endswith("/lic")]
@@ -199,7 +202,7 @@ async def answered(plant: Plant, *licenses: License, seq: int = 1) -> bytes:
 
 async def test_one_exchange_activates_and_binds() -> None:
     async with Plant() as plant:
-        assert plant.status.state is State.UNLICENSED
+        assert plant.shows(State.UNLICENSED)
         await plant.licensing.install(await answered(plant))
         assert (plant.status.state, plant.status.totals.capacity) == (State.LICENSED, 6)
         assert plant.status.assurance == "hardware"
@@ -305,9 +308,9 @@ async def test_a_return_over_the_capacity_lets_devices_run_on_and_revoking_stops
     async with Plant() as plant:
         await plant.licensing.install(await answered(plant))
         await plant.run_devices(5)
-        assert plant.status.state is State.FULL
+        assert plant.shows(State.FULL)
         await plant.licensing.make_return(Return("cap-1", 2, may_exceed=True))
-        assert plant.status.state is State.OVER_CAPACITY
+        assert plant.shows(State.OVER_CAPACITY)
         assert all(plant.licensed().values())
         await plant.licensing.make_return(Return("cap-1", 1, revokes_excess=True))
         assert plant.status.totals.used == 3
@@ -320,7 +323,7 @@ async def test_another_board_needs_a_new_grant_and_meanwhile_all_runs_on() -> No
         await plant.licensing.install(await answered(plant))
         await plant.run_devices(2)
     async with Plant(plant.ledger, identity=other_board) as swapped:
-        assert swapped.status.state is State.REBIND_NEEDED
+        assert swapped.shows(State.REBIND_NEEDED)
         assert swapped.status.totals.used == 3
         await swapped.run_devices(3)
         do = f"glp/0/{INSTALL_CODE}/rq/dev/modbus/4/do"
@@ -334,7 +337,7 @@ async def test_another_board_needs_a_new_grant_and_meanwhile_all_runs_on() -> No
         errors = [json.loads(p)["code"] for t, p, _, _ in swapped.broker.published if t.endswith("/ev/error")]
         assert errors == ["rebind-needed"]
         await swapped.licensing.install(await answered(swapped, seq=2))
-        assert swapped.status.state is State.LICENSED
+        assert swapped.shows(State.LICENSED)
         await swapped.settle()
         assert swapped.licensed()["4"] is True
 
@@ -343,13 +346,13 @@ async def test_a_changed_install_code_on_the_same_board_is_mended_by_a_grant_for
     async with Plant() as plant:
         await plant.licensing.install(await answered(plant))
     async with Plant(plant.ledger, identity=Identity("17new", FACTORS)) as renamed:
-        assert renamed.status.state is State.REBIND_NEEDED
+        assert renamed.shows(State.REBIND_NEEDED)
         contact, mark = open_contact(await renamed.licensing.request(Asked()))
         grant = granted(seq=2, install_code="17new", device_key=contact.device_key, factors=FACTORS, contact=mark)
         await renamed.licensing.install(sealed(grant))
-        assert renamed.status.state is State.LICENSED
+        assert renamed.shows(State.LICENSED)
     async with Plant(plant.ledger, identity=Identity("17new", FACTORS)) as again:
-        assert again.status.state is State.LICENSED
+        assert again.shows(State.LICENSED)
 
 
 async def test_a_notice_is_given_once_over_restarts_and_silenced_by_a_renewal() -> None:
@@ -398,6 +401,6 @@ async def test_a_release_installed_past_the_gate_is_noted_and_stops_nothing() ->
         await plant.licensing.install(await answered(plant))
         await plant.licensing.see_release("4.0")
         assert plant.durable.release == "4.0"
-        assert plant.status.state is State.LICENSED
+        assert plant.shows(State.LICENSED)
         await plant.licensing.see_release("not a version")
         assert plant.durable.release == "4.0"
