@@ -90,11 +90,8 @@ class Licensing:
             except DocumentError as error:
                 tell(messages.LICENSE_REFUSED, CODE=error.code, REASON=error)
                 raise
-            if events and not await self._controller.commit_license(lambda _: events):
+            if events and not await self._controller.commit_license(lambda _: events, lambda: self._learn(trust)):
                 raise WriteFailedError(f"cannot install: {self._keeper.storage_reason}")
-            if trust is not self.trust:
-                self._trusted.trust = trust
-                tell(messages.ROOTS_TRUSTED, VERSION=trust.current.version)
         if grant is not None:
             self._tell_stray(grant)
         return grant
@@ -113,6 +110,11 @@ class Licensing:
         )
         installed = GrantInstalled(accepted.grant, data, self._clocks.reading().wall_s)
         return [*self._roots(accepted.trust), installed], accepted.grant, accepted.trust
+
+    def _learn(self, trust: Trust) -> None:
+        if trust.current.version != self.trust.current.version:
+            self._trusted.trust = trust
+            tell(messages.ROOTS_TRUSTED, VERSION=trust.current.version)
 
     def _roots(self, trust: Trust) -> list[Event]:
         state = self._keeper.shown

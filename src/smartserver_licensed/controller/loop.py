@@ -127,10 +127,12 @@ class Controller:
                 await asyncio.sleep(0)  # 64 KiB of JSON may take 6 ms
                 turn_ends_at = self._clocks.monotonic() + _TURN_S
 
-    async def commit_license(self, make: Callable[[LedgerState], Sequence[Event]]) -> bool:
+    async def commit_license(
+        self, make: Callable[[LedgerState], Sequence[Event]], when_durable: Callable[[], None] = lambda: None
+    ) -> bool:
         """Make a license event durable and act on it in the same breath; `make` sees the state as it is then.
 
-        False: the ledger failed. Raises as `make` and the keeper do; then nothing has changed.
+        `when_durable` is called before anything is announced. False: the ledger failed. Raises as `make` and the keeper do; then nothing has changed.
         """
         async with self._lock:
             state, had_state = self._keeper.shown, self._keeper.state is not None
@@ -138,6 +140,8 @@ class Controller:
                 return False
             events = make(state)
             is_durable = await self._keeper.commit_license(events)
+            if is_durable:
+                when_durable()
             if had_state and self._keeper.state is not None:
                 self.admission.mark_all(self._keeper.state)
             else:

@@ -261,6 +261,8 @@ async def test_a_smartserver_at_root_1_catches_up_with_root_7_by_one_file_and_ke
         assert plant.durable.roots == ()
         await plant.licensing.install(attach_roots(grant, roots[1:]))
         assert plant.licensing.trust.current.version == 7
+        await plant.wait(2)
+        assert "renew" not in plant.warnings()
     async with Plant(plant.ledger, trust=shipped) as again:
         assert again.status.totals.capacity == 6
         assert again.licensing.trust.current.version == 7
