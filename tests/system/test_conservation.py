@@ -31,7 +31,7 @@ def test_no_device_is_licensed_twice_and_none_is_lost_whatever_happens(tmp_path:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "conservation-short.json").read_text())
-    assert sum(row["sequences"] for row in rows) == SHORT_SEQUENCES
+    assert sum(row["sequences"] for row in rows) >= SHORT_SEQUENCES
     assert {row["driver"] for row in rows} == {"Hypothesis", "seeds"}
     for what in ("cuts", "authority cuts", "credits", "restored", "cloned", "forks", "key-retired", "replaced"):
         assert sum(row["counts"][what] for row in rows) > 0, what

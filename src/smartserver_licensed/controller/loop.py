@@ -132,7 +132,8 @@ class Controller:
     ) -> bool:
         """Make a license event durable and act on it in the same breath; `make` sees the state as it is then.
 
-        `when_durable` is called before anything is announced. False: the ledger failed. Raises as `make` and the keeper do; then nothing has changed.
+        `when_durable` is called before anything is announced. False: the ledger failed. Raises as `make` and the keeper
+        do; then nothing has changed.
         """
         async with self._lock:
             state, had_state = self._keeper.shown, self._keeper.state is not None
