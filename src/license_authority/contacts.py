@@ -24,6 +24,7 @@ from smartserver_licensed.domain.contacts import Contact, LicenseTotals
 from smartserver_licensed.domain.licenses import ContactMark
 from smartserver_licensed.domain.timekeeping import Timestamp, to_iso
 
+from .auditing import note_act
 from .enrolling import follow_board
 from .errors import ContactForkedError, ForkFoundError, OverReturnedError, RegisterBehindError, TotalsFallenError
 from .stock import allocations_of
@@ -182,7 +183,15 @@ def _credit(session: Session, incoming: Incoming, totals: LicenseTotals, allocat
     contact, key = incoming.contact, incoming.key
     if allocation is None:  # it has had nothing of it: `_check_register`
         return 0
-    allocation.consumed_total = max(allocation.consumed_total, totals.consumed_total)
+    left = allocation.granted_total - allocation.returned_total - allocation.written_off_total
+    if totals.consumed_total > left:  # an upgrade that was written off, and used all the same
+        note_act(
+            session,
+            incoming.now,
+            "used-twice",
+            f"{contact.install_code} has used up {totals.consumed_total} of {totals.id}, {left} were left to it",
+        )
+    allocation.consumed_total = max(allocation.consumed_total, min(totals.consumed_total, left))
     rise = max(0, totals.returned_total - allocation.returned_total - allocation.written_off_total)
     allocation.returned_total += rise
     back = allocation.returned_total + allocation.written_off_total

@@ -319,7 +319,8 @@ class LedgerState:
         self.mark_s = grant.issued_at  # a newer grant sets the time, also downwards (LICENSING §5)
         for each in grant.licenses:  # totals never fall, whoever knows more
             self.returned[each.id] = max(self.returned.get(each.id, 0), each.returned_total)
-            self.consumed[each.id] = max(self.consumed.get(each.id, 0), each.consumed_total)
+            consumed = max(self.consumed.get(each.id, 0), each.consumed_total)  # what is returned cannot be used up
+            self.consumed[each.id] = min(consumed, max(0, each.granted_total - self.returned[each.id]))
         self.returned_grace_days = None  # a running grace is not shortened by that
         self.install_code = grant.install_code
         if grant.factors.count:

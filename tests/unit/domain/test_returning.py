@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from smartserver_licensed.domain.counting import UnitId
 from smartserver_licensed.domain.entitlement import usable
 from smartserver_licensed.domain.errors import ArgumentError, NotReturnableError
-from smartserver_licensed.domain.ledger_state import LedgerState, Seat, SeatKind
+from smartserver_licensed.domain.ledger_state import GrantInstalled, LedgerState, Seat, SeatKind
 from smartserver_licensed.domain.licenses import License, LicenseType
 from smartserver_licensed.domain.returning import check_return, excess_after
+from support.documents import GRANT
 
 CAPACITY = License("c", LicenseType.CAPACITY, 1_000)
 MAINTENANCE = License("m", LicenseType.MAINTENANCE, 200, 2**31)
@@ -91,3 +92,11 @@ def test_without_capacity_all_running_units_are_beyond_it(capacity: int) -> None
 
 def test_reserved_seats_are_nobody_who_runs() -> None:
     assert excess_after(_state("rrr"), 1) == ()
+
+
+def test_what_is_returned_cannot_be_used_up_whoever_says_so() -> None:
+    state = LedgerState(install_code="17qei61", mark_s=0)
+    state.consumed["up-1"] = 1  # in an old image, after the original had returned it
+    upgrade = License("up-1", LicenseType.UPGRADE, 1, release="4.0", returned_total=1)
+    state.apply(GrantInstalled(replace(GRANT, licenses=(upgrade,)), b"", 0))
+    assert (state.returned["up-1"], state.consumed["up-1"]) == (1, 0)
