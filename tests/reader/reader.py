@@ -271,6 +271,8 @@ def _grant(state: State, grant: dict[str, Any]) -> None:
     for each in grant["licenses"]:
         for total in ("returned", "consumed"):
             state[total][each["id"]] = max(state[total].get(each["id"], 0), each[f"{total}_total"])
+        left = max(0, each["granted_total"] - state["returned"][each["id"]])
+        state["consumed"][each["id"]] = min(state["consumed"][each["id"]], left)
     state["returned_grace"] = None
     state["install_code"] = smartserver["install_code"]
     factors = [smartserver["factors"][name] for name in ("soc", "emmc", "mac")]
