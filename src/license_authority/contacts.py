@@ -193,13 +193,15 @@ def _credit(session: Session, incoming: Incoming, totals: LicenseTotals, allocat
         )
     allocation.consumed_total = max(allocation.consumed_total, min(totals.consumed_total, left))
     rise = max(0, totals.returned_total - allocation.returned_total - allocation.written_off_total)
-    allocation.returned_total += rise
-    back = allocation.returned_total + allocation.written_off_total
-    if back + allocation.consumed_total > allocation.granted_total:
-        raise OverReturnedError(
-            f"cannot accept contact {contact.number} of {contact.install_code}: of {allocation.granted_total} devices "
-            f"of {totals.id}, {allocation.consumed_total} are used up and {back} returned"
+    if rise > (possible := left - allocation.consumed_total):  # by an old image, of what was used up meanwhile
+        note_act(
+            session,
+            incoming.now,
+            "returned-after-use",
+            f"{contact.install_code} returns {rise} of {totals.id}, {possible} were left to it",
         )
+        rise = possible
+    allocation.returned_total += rise
     if rise:
         session.add(
             CreditEntry(

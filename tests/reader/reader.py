@@ -230,8 +230,8 @@ def _apply_one(state: State, event: list[Any]) -> None:  # noqa: C901, PLR0912 -
         case ["adopting"]:
             state["adopting"] = True
         case ["grant", envelope, _]:
+            _grant(state, _payload(envelope))
             state["grant"] = event
-            _grant(state, json.loads(base64.b64decode(json.loads(base64.b64decode(envelope))["payload"])))
         case ["repair" | "anchor" | "roots" | "release" as key, value]:
             state[key] = value
         case ["key", seed]:
@@ -264,16 +264,30 @@ def _append_return(state: State, event: list[Any]) -> None:
     state["returns"] = returns
 
 
+def _payload(envelope: str) -> dict[str, Any]:
+    payload: dict[str, Any] = json.loads(base64.b64decode(json.loads(base64.b64decode(envelope))["payload"]))
+    return payload
+
+
+def _usable(state: State, license_: dict[str, Any]) -> int:
+    returned: int = max(state["returned"].get(license_["id"], 0), license_["returned_total"])
+    granted: int = license_["granted_total"]
+    return max(0, granted - returned)
+
+
 def _grant(state: State, grant: dict[str, Any]) -> None:
     """What follows from a grant beside its being there."""
     smartserver, contact = grant["smartserver"], grant["contact"]
     state["mark"] = int(datetime.fromisoformat(grant["issued_at"].replace("Z", "+00:00")).timestamp())
+    granted = {each["id"]: _usable(state, each) for each in grant["licenses"]}
+    had = _payload(state["grant"][1])["licenses"] if state["grant"] else []
+    lowered = [each for each in had if granted.get(each["id"], 0) < _usable(state, each)]
+    state["returned_grace"] = max((each["grace_days"] for each in lowered), default=None)
     for each in grant["licenses"]:
         for total in ("returned", "consumed"):
             state[total][each["id"]] = max(state[total].get(each["id"], 0), each[f"{total}_total"])
         left = max(0, each["granted_total"] - state["returned"][each["id"]])
         state["consumed"][each["id"]] = min(state["consumed"][each["id"]], left)
-    state["returned_grace"] = None
     state["install_code"] = smartserver["install_code"]
     factors = [smartserver["factors"][name] for name in ("soc", "emmc", "mac")]
     if any(factors):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from smartserver_licensed.documents.envelope import seal
 from smartserver_licensed.documents.keys import SigningKey
 from smartserver_licensed.documents.payloads import CONTACT_TYPES, encode_contact, parse_contact
+from smartserver_licensed.domain import overcapacity
 from smartserver_licensed.domain.binding import Identity
 from smartserver_licensed.domain.contacts import MAX_CHAIN, Contact, ContactKind, LicenseTotals, Wanted
 from smartserver_licensed.domain.counting import UnitId
@@ -25,12 +26,14 @@ from smartserver_licensed.domain.entitlement import capacity, usable
 from smartserver_licensed.domain.errors import (
     ContactError,
     ContactsExhaustedError,
+    NotReturnableError,
     ReturnLeavesExcessError,
     ReturnPendingError,
     UnknownLicenseError,
 )
 from smartserver_licensed.domain.ledger_state import Cause, ContactMade, Enrolled, Event, LedgerState, SeatLost
 from smartserver_licensed.domain.licenses import License
+from smartserver_licensed.domain.overcapacity import DAY_S
 from smartserver_licensed.domain.returning import check_return, excess_after
 
 from .entitling import licenses_of
@@ -61,7 +64,10 @@ class Return:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What a return comes to. `excess`: the units that would run beyond the capacity, newest first."""
+    """What a return comes to. `excess`: the units that would run beyond the capacity, newest first.
+
+    `grace_days`: how long they could run on, begun days of running counted; what was used of a grace before is used.
+    """
 
     license: License
     devices: int
@@ -69,6 +75,7 @@ class Outlook:
     capacity_before: int
     capacity_after: int
     excess: tuple[UnitId, ...]
+    grace_days: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +96,20 @@ def outlook(state: LedgerState, wanted: Return, now: int) -> Outlook:
     if found is None:
         raise UnknownLicenseError(f"cannot return {wanted.license_id!r}: no such license is installed")
     devices = wanted.devices or usable(found, state.returned)
+    if not devices:
+        raise NotReturnableError(f"cannot return {found.id!r}: all of it is returned already (`licensectl returns`)")
     total = check_return(found, devices, state.returned, state.consumed)
     after = capacity(licenses, now, {**state.returned, found.id: total})
-    return Outlook(found, devices, total, capacity(licenses, now, state.returned), after, excess_after(state, after))
+    grace = overcapacity.begun(state.grace, days=found.grace_days)
+    return Outlook(
+        found,
+        devices,
+        total,
+        capacity(licenses, now, state.returned),
+        after,
+        excess_after(state, after),
+        grace_days=-(-grace.remaining_s // DAY_S),
+    )
 
 
 def request_events(state: LedgerState, asked: Asked, facts: Facts, *, nonce: str, seed: bytes) -> list[Event]:
@@ -124,7 +142,7 @@ def request_events(state: LedgerState, asked: Asked, facts: Facts, *, nonce: str
     if known and known == request(replace(facts, now=known.made_at), known.nonce, known.number, known.chain):
         return []
     contact = request(facts, nonce, *((1, ()) if asked.is_new_key else (state.next_contact, _chain(state))))
-    made = ContactMade(ContactKind.REQUEST, contact.number, encode_contact(contact))
+    made = ContactMade(ContactKind.REQUEST, contact.number, _payload(contact))
     return [Enrolled(seed), made] if asked.is_new_key else [made]
 
 
@@ -140,7 +158,7 @@ def return_events(state: LedgerState, wanted: Return, facts: Facts, *, nonce: st
         raise ReturnLeavesExcessError(
             f"cannot return {look.devices} devices of {look.license.id}: {len(look.excess)} that run would be beyond "
             f"the capacity of {look.capacity_after}: {_named(look.excess)}; say that they run on for "
-            f"{look.license.grace_days} days (over-capacity), or that they are stopped (revoke-excess)"
+            f"{look.grace_days} days (over-capacity), or that they are stopped (revoke-excess)"
         )
     contact = _contact(
         state,
@@ -157,7 +175,7 @@ def return_events(state: LedgerState, wanted: Return, facts: Facts, *, nonce: st
     made = ContactMade(
         ContactKind.RETURN,
         contact.number,
-        encode_contact(contact),
+        _payload(contact),
         (look.license.id, look.returned_total),
         look.license.grace_days,
     )
@@ -219,6 +237,13 @@ def _contact(
         license_id=license_id,
         devices=devices,
     )
+
+
+def _payload(contact: Contact) -> bytes:
+    """What will be signed. Raises DocumentTooLargeError, before anything is durable, where nobody could read it."""
+    payload = encode_contact(contact)
+    seal(CONTACT_TYPES[contact.kind], payload, [SigningKey(bytes(32))])  # any signature is as long as the right one
+    return payload
 
 
 def _chain(state: LedgerState) -> tuple[str, ...]:

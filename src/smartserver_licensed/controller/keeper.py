@@ -211,6 +211,8 @@ class Keeper:
         boottime_s = self._clocks.reading().boottime_s
         self._time = TrustedTime(max(state.mark_s, self.now()), boottime_s)  # also after a fault it runs on
         self._graced_at_s, self._grace = boottime_s, state.grace
+        if self._is_unopened:  # as of the last commit, until the controller says so
+            self.has_excess = state.grace.allowed_s > 0 and not state.grace.within_s
 
     def _replay(self, state: LedgerState, events: Sequence[bytes]) -> bool:
         """Apply what stands behind a snapshot; whether some of it is a license event."""
@@ -318,6 +320,7 @@ class Keeper:
             wanted.append(AdoptionChanged(is_adopting=True))
         if not await self._make_durable(wanted, self.grace()):
             return False
+        self._may_be_old = False  # mended
         if not await self._rewrite() or not await self._make_durable([], self.grace()):  # a commit after every rewrite
             return True
         try:

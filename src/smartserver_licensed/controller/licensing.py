@@ -176,6 +176,8 @@ class Licensing:
 
         Nothing is signed while the ledger or its anchor is not well: an old copy may not count as this one.
         """
+        if self._is_busy:  # one that is durable, and not counted yet, is no return that may be proved
+            raise NotReadyError(f"cannot export return {number}: a document is being installed or made")
         state = self._keeper.state
         if state is None:
             raise self._not_ready(f"export return {number}, whether or not it is made (`licensectl returns`)")

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
-from smartserver_licensed.domain import messages, withholding
+from smartserver_licensed.domain import messages, overcapacity, withholding
 from smartserver_licensed.domain.admission import Admission
 from smartserver_licensed.domain.binding import NO_FACTORS, Binding, assurance
 from smartserver_licensed.domain.counting import SMARTSERVER, UnitId, only_device
@@ -186,6 +186,8 @@ class Controller:
             else:
                 await self._decide(self._keeper.state, now_s)
             await self._speak(now_s)
+        elif self._keeper.has_excess and self._keeper.state is not None:
+            await self._begin_grace()
         for topic, payload, device in self._observer.take_foreign():
             self._guard.found(topic, payload, device, self.totals(), now_s)
         await self.noticing.on_time(self.totals(), is_current=self._observer.is_current, now_s=now_s)
@@ -202,6 +204,8 @@ class Controller:
         self._entitled = Entitled(
             self._entitlement.capacity, self._entitlement.ended_grace_days, is_bound=is_bound, room=room
         )
+        if state is not None:  # also where nothing is decided: at the start, and while no broker is there
+            self._keeper.has_excess = self.totals().excess > 0
 
     async def _on_time(self, now_s: float) -> None:
         if self._keeper.retry_at is not None and now_s >= self._keeper.retry_at:
@@ -236,6 +240,13 @@ class Controller:
         await self._announce(decision.events, newly)
         self._tell_counts(decision.adopted, decision.revoked)
         await self._refuse(decision.refusals, now_s)
+
+    async def _begin_grace(self) -> None:
+        """While no broker is there nobody is decided about, but the grace begins with what has lowered the capacity."""
+        grace, days = self._keeper.grace(), self._entitled.ended_grace_days
+        begun = overcapacity.begun(grace, days=overcapacity.ADOPTION_GRACE_DAYS if days is None else days)
+        if begun != grace and not await self._keeper.commit([], begun):
+            self._state_changed()
 
     async def _decision(self, state: LedgerState, grace: Grace, now_s: float) -> Decision:
         for decision in self.admission.deciding(state, self._entitled, grace=grace, now_s=now_s):

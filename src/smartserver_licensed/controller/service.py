@@ -188,6 +188,8 @@ class Service:
         self, customer_id: str, licenses: Sequence[str], *, is_new_key: bool, is_fresh: bool
     ) -> bytes:
         """A request for the issuer. Raises ArgumentError, ContactError, NotReadyError or StorageError."""
+        if customer_id:
+            check_name("a customer id", customer_id)
         asked = Asked(customer_id, tuple(map(_wanted, licenses)), is_new_key=is_new_key, is_fresh=is_fresh)
         return await self._licensing.request(asked)
 
@@ -213,7 +215,7 @@ class Service:
             "used": self._controller.totals().used,
             "excess": len(look.excess),
             "devices_affected": list(look.excess[:MAX_ROWS]),
-            "grace_days": look.license.grace_days,
+            "grace_days": look.grace_days,
         }
 
     def list_returns(self) -> list[dict[str, Plain]]:

@@ -92,6 +92,8 @@ class Contact:
         _ = self.earlier  # each of them a SHA-256, or ArgumentError
         if not _NONCE.fullmatch(self.nonce) or not 0 <= self.made_at <= LATEST:
             raise ArgumentError("cannot make a contact: its nonce or its time is not of the right form")
+        if len({each.id for each in self.totals}) != len(self.totals):
+            raise ArgumentError("cannot make a contact: the totals of a license are in it twice")
         if len(self.wanted) > MAX_WANTED:
             raise ArgumentError(f"cannot make a contact: {len(self.wanted)} licenses wanted, the limit is {MAX_WANTED}")
         is_return = self.kind is ContactKind.RETURN

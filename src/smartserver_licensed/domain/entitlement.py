@@ -20,6 +20,8 @@ from .licenses import License, LicenseType, license_status
 from .status import Maintenance
 from .timekeeping import Timestamp, to_iso_date
 
+LEAST_GRACE_DAYS = 1
+
 _CAPACITY_TYPES = frozenset({LicenseType.CAPACITY, LicenseType.TRIAL, LicenseType.EMERGENCY})
 
 
@@ -48,9 +50,14 @@ def next_end(licenses: Sequence[License], now: Timestamp, returned: Mapping[str,
 
 
 def ended_grace_days(licenses: Sequence[License], now: Timestamp, returned: Mapping[str, int]) -> int | None:
-    """Days of grace that the license which ended last says; of several that ended together, the most. None: none."""
+    """Days of grace that the license which ended last says; of several that ended together, the most. None: none.
+
+    At least one day of running: an end is told by a clock, and a wrong one must not stop a plant before anybody can
+    mend it (ADR 19).
+    """
     ended = [each for each in _counting(licenses, returned) if not each.is_current(now)]
-    return max(((each.expires_at or 0, each.grace_days) for each in ended), default=(0, None))[1]
+    days = max(((each.expires_at or 0, each.grace_days) for each in ended), default=(0, None))[1]
+    return None if days is None else max(days, LEAST_GRACE_DAYS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from .binding import NO_FACTORS, Factors, Identity
 from .contacts import ContactKind
 from .counting import UnitId
 from .devices import DeviceId
+from .entitlement import usable
 from .licenses import ContactMark, Grant
 from .notices import DEFAULT_DAYS
 from .overcapacity import Grace
@@ -315,13 +316,14 @@ class LedgerState:
 
     def _install(self, event: GrantInstalled) -> None:
         grant = event.grant
+        lowered = self._lowered_by(grant)
         self.installed = event
         self.mark_s = grant.issued_at  # a newer grant sets the time, also downwards (LICENSING §5)
         for each in grant.licenses:  # totals never fall, whoever knows more
             self.returned[each.id] = max(self.returned.get(each.id, 0), each.returned_total)
             consumed = max(self.consumed.get(each.id, 0), each.consumed_total)  # what is returned cannot be used up
             self.consumed[each.id] = min(consumed, max(0, each.granted_total - self.returned[each.id]))
-        self.returned_grace_days = None  # a running grace is not shortened by that
+        self.returned_grace_days = lowered  # None: a running grace is not shortened by that
         self.install_code = grant.install_code
         if grant.factors.count:
             self.factors = grant.factors
@@ -331,6 +333,12 @@ class LedgerState:
         self.contacts = {number: sha256 for number, sha256 in self.contacts.items() if number >= seen.number}
         if self.request is not None and self.request.number <= seen.number:
             self.request = None
+
+    def _lowered_by(self, grant: Grant) -> int | None:
+        """Days of grace of what a grant takes away: a license that is gone, or devices that were written off."""
+        now = {each.id: usable(each, self.returned) for each in grant.licenses}
+        had = self.installed.grant.licenses if self.installed else ()
+        return max((each.grace_days for each in had if now.get(each.id, 0) < usable(each, self.returned)), default=None)
 
     def _contact(self, event: ContactMade) -> None:
         self.contacts[event.number] = event.mark.sha256

@@ -47,8 +47,7 @@ def advanced(grace: Grace, *, elapsed_s: int, has_excess: bool) -> Grace:
 def begun(grace: Grace, *, days: int) -> Grace:
     """The grace once a cause of excess grants `days`.
 
-    A running grace is never shortened; the counter of what was used goes on in every case.
+    A grace is never shortened until the counter was reset, also where the excess was away for a moment; the counter of
+    what was used goes on in every case.
     """
-    is_running = grace.allowed_s > 0 and grace.within_s == 0
-    allowed_s = max(grace.allowed_s, days * DAY_S) if is_running else days * DAY_S
-    return replace(grace, allowed_s=allowed_s, within_s=0)
+    return replace(grace, allowed_s=max(grace.allowed_s, days * DAY_S), within_s=0)

@@ -62,7 +62,7 @@ def test_trial_and_emergency_add_to_the_capacity_until_their_end() -> None:
 
 def test_the_license_that_ended_last_says_the_grace() -> None:
     every = [CAPACITY, TRIAL, EMERGENCY]
-    assert [ended_grace_days(every, now, {}) for now in (END - 1, END, LATER)] == [None, 7, 0]
+    assert [ended_grace_days(every, now, {}) for now in (END - 1, END, LATER)] == [None, 7, 1]
 
 
 def test_of_licenses_that_ended_together_the_longer_grace_counts() -> None:
