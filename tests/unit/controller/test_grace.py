@@ -20,10 +20,11 @@ ENDED_WITHOUT_GRACE = License("help-1", LicenseType.EMERGENCY, 50, NOW - 60 * DA
 
 
 async def over_capacity(plant: Plant) -> None:
-    """Five devices run on six seats; two are returned, and somebody said that they run on."""
+    """Five devices run on six seats; two are returned, somebody said that they run on, and the issuer knows."""
     await plant.licensing.install(await answered(plant, SIX, ENDED_WITHOUT_GRACE))
     await plant.run_devices(5)
     await plant.licensing.make_return(Return("cap-1", 2, may_exceed=True))
+    await plant.licensing.install(await answered(plant, replace(SIX, returned_total=2), ENDED_WITHOUT_GRACE, seq=2))
     assert plant.shows(State.OVER_CAPACITY)
     await plant.wait(3_600)
 
@@ -45,14 +46,14 @@ async def test_a_restart_with_a_broker_that_comes_late_keeps_the_grace() -> None
 async def test_a_moment_within_the_capacity_keeps_the_grace() -> None:
     async with Plant() as plant:
         await over_capacity(plant)
-        await plant.show(5, "deleted")
-        await plant.wait(5)
-        await plant.show(4, "deleted")
-        await plant.wait(5)
+        for number in (5, 4):
+            await plant.show(number, "deleted")
+            await plant.wait(5)
         assert plant.shows(State.FULL)
-        await plant.licensing.make_return(Return("cap-1", 1, may_exceed=True))
-        assert plant.shows(State.OVER_CAPACITY)
+        await plant.licensing.install(sealed(granted(replace(SIX, returned_total=3), ENDED_WITHOUT_GRACE, seq=3)))
+        await plant.licensing.install(sealed(granted(replace(SIX, returned_total=3), ENDED_WITHOUT_GRACE, seq=4)))
         await plant.wait(10)
+        assert plant.shows(State.OVER_CAPACITY)
         assert plant.licensed()["3"] is True
 
 
