@@ -16,6 +16,7 @@ What this module does not do: it decides nothing; the tables are in `tables`.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,7 @@ class Register:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        weakref.finalize(self, engine.dispose)  # its connections do not outlive it, whoever forgets `close`
 
     @classmethod
     def create(cls, url: str, *, wait_s: float = LOCK_WAIT_S) -> Register:
