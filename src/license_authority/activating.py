@@ -4,8 +4,9 @@ Rules (LICENSING §1, §4):
 - a request gets what is reserved for its install code, what it names, and what the operator adds; where it names a
   customer, everything of that customer that is free;
 - the same request gets the same answer, byte for byte; a late one is answered like any other;
-- a trial is given once per install code and ends so many days after; what has ended is not given;
-- a SmartServer belongs to one customer.
+- a trial is given whole, once per install code, and ends so many days after; what has ended is not given;
+- a SmartServer belongs to one customer; one that nobody has heard of gets something or stays unknown, unless the
+  operator confirms: otherwise anybody could take an install code for his customer.
 
 What this module does not do: returns are in `moving`, emergency capacity in `emergencies`; it seals nothing
 (`issuing`).
@@ -36,7 +37,7 @@ from .errors import (
 from .hearing import Heard, hear
 from .issuing import Keys, next_grant
 from .orders import Purchase, add_customer, place_order, smartserver_for, trial_taken
-from .stock import allocation_of, free_for, give, has_ended, license_of, reservations_of, usable
+from .stock import allocation_of, allocations_of, free_for, give, has_ended, license_of, reservations_of, usable
 from .tables import Customer, SmartServer, SoldLicense, TrialTaken
 
 
@@ -69,6 +70,11 @@ def answer(session: Session, keys: Keys, heard: Heard, now: Timestamp, add: Sequ
         _give_all(session, smartserver, contact.customer_id, now)
     for each in wanted:
         _give_wanted(session, smartserver, each, now)
+    if heard.is_introduced and not allocations_of(session, smartserver):
+        raise LicenseExhaustedError(
+            f"cannot answer {smartserver.install_code}: it is not known, and nothing is free for it "
+            f"(`license-authority activate --confirm` makes it known all the same)"
+        )
     row.added, row.answer = added, next_grant(session, keys, smartserver, now)
     if add:
         note_act(session, now, "activate", f"added {added} for {smartserver.install_code}")
@@ -142,7 +148,8 @@ def _give_wanted(session: Session, smartserver: SmartServer, wanted: Wanted, now
         )
     free = free_for(session, license_, smartserver)
     allocation = allocation_of(session, license_.id, smartserver)
-    if not free and not wanted.devices and allocation is not None and usable(allocation):
+    devices = 0 if license_.type == LicenseType.TRIAL.value else wanted.devices  # a part of a trial: all of it
+    if not free and not devices and allocation is not None and usable(allocation):
         return  # it has what there is
     if license_.type == LicenseType.EMERGENCY.value:
         raise EmergencyRefusedError(f"cannot activate {license_.id}: emergency capacity is granted by itself")
@@ -154,7 +161,7 @@ def _give_wanted(session: Session, smartserver: SmartServer, wanted: Wanted, now
             f"cannot grant {license_.id} to {smartserver.install_code}: all of its {license_.sold} devices are "
             f"elsewhere (`license-authority show licenses` says where)"
         )
-    _give(session, license_, smartserver, wanted.devices or free, now)
+    _give(session, license_, smartserver, devices or free, now)
 
 
 def _give(session: Session, license_: SoldLicense, smartserver: SmartServer, devices: int, now: Timestamp) -> None:

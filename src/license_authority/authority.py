@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from smartserver_licensed.domain.contacts import ContactKind, Wanted
 from smartserver_licensed.domain.timekeeping import Timestamp
 
-from . import activating, emergencies, enrolling, issuing, moving, orders, showing, stock
+from . import activating, emergencies, enrolling, issuing, moving, orders, releasing, showing, stock
 from .auditing import note_act
 from .hearing import hear
 from .issuing import Keys, Policy
@@ -25,9 +25,13 @@ from .register import Register
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a SmartServer gets for a document: a grant, and of a return what was credited."""
+    """What a SmartServer gets for a document: a grant, and of a return what was credited.
+
+    `install_code`: that of the SmartServer, as the document says it.
+    """
 
     document: bytes
+    install_code: str
     credit: Credit | None
 
 
@@ -58,19 +62,24 @@ class Authority:
     def activate(self, document: bytes, *, now: Timestamp, confirm: bool = False, add: Sequence[Wanted] = ()) -> bytes:
         """The grant that answers a request; the same request gets the same one.
 
-        `confirm`: a new device key, or a new install code, is right. `add`: what the request gets beside what it asks
-        for. Raises DocumentError, AuthorityError.
+        `confirm`: a new device key, or a new or unknown install code, is right. `add`: what the request gets beside
+        what it asks for. Raises DocumentError, AuthorityError.
         """
         with self._register.transaction() as session:
             return activating.activate(session, self._keys, document, now, is_confirmed=confirm, add=add)
 
-    def contact(self, document: bytes, *, now: Timestamp) -> Answer:
-        """What a SmartServer gets that sends a request or a return itself. Raises DocumentError, AuthorityError."""
+    def contact(self, document: bytes, *, now: Timestamp, customer_id: str = "") -> Answer:
+        """What a SmartServer gets that sends a request or a return itself.
+
+        `customer_id`: whoever brings it may bring this customer's only; "": anybody's. Raises CustomerMismatchError,
+        DocumentError, AuthorityError.
+        """
         with self._register.transaction() as session:
-            heard = hear(session, document, now)
+            heard = hear(session, document, now, carried_for=customer_id)
             grant = activating.answer(session, self._keys, heard, now)
             is_return = heard.contact.kind is ContactKind.RETURN
-            return Answer(grant, moving.credit_of(session, heard) if is_return else None)
+            credit = moving.credit_of(session, heard) if is_return else None
+            return Answer(grant, heard.contact.install_code, credit)
 
     def credit(self, document: bytes, *, now: Timestamp) -> Credit:
         """Credit a return, once however often it comes. Raises DocumentError, AuthorityError."""
@@ -86,6 +95,11 @@ class Authority:
         """Replace a dead SmartServer by another one. Raises as `moving.rma`."""
         with self._register.transaction() as session:
             return moving.rma(session, self._keys, from_code, to_code, now)
+
+    def release(self, install_code: str, *, now: Timestamp) -> None:
+        """Free an install code for any customer. Raises as `releasing.release`."""
+        with self._register.transaction() as session:
+            releasing.release(session, install_code, now)
 
     def emergency(self, install_code: str, devices: int, days: int, *, now: Timestamp) -> bytes:
         """A grant with emergency capacity for 1 to 14 days. Raises as `emergencies.emergency`."""

@@ -6,7 +6,7 @@ Rules (LICENSING §4 "The contact chain", "Return to the cloud"):
   totals below those said before. It is remembered who, when and both hashes, and the key is refused from then on;
 - a contact seen before changes nothing; a late one is known from the chain of a later one, and welcome;
 - credited is the rise of `returned_total`, whatever contact tells it: a return that got lost is told by the next one,
-  and one that is told twice has risen once.
+  and one that is told twice has risen once. Used up are upgrade licenses only.
 
 What this module does not do: it answers nothing (`activating`); whose the key is says `enrolling`.
 """
@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from smartserver_licensed.documents.payloads import open_contact
 from smartserver_licensed.domain.contacts import Contact, LicenseTotals
-from smartserver_licensed.domain.licenses import ContactMark
+from smartserver_licensed.domain.licenses import ContactMark, LicenseType
 from smartserver_licensed.domain.timekeeping import Timestamp, to_iso
 
 from .auditing import note_act
@@ -184,14 +184,15 @@ def _credit(session: Session, incoming: Incoming, totals: LicenseTotals, allocat
     if allocation is None:  # it has had nothing of it: `_check_register`
         return 0
     left = allocation.granted_total - allocation.returned_total - allocation.written_off_total
-    if totals.consumed_total > left:  # an upgrade that was written off, and used all the same
+    consumed = totals.consumed_total if allocation.license.type == LicenseType.UPGRADE.value else 0
+    if consumed > left:  # an upgrade that was written off, and used all the same
         note_act(
             session,
             incoming.now,
             "used-twice",
-            f"{contact.install_code} has used up {totals.consumed_total} of {totals.id}, {left} were left to it",
+            f"{contact.install_code} has used up {consumed} of {totals.id}, {left} were left to it",
         )
-    allocation.consumed_total = max(allocation.consumed_total, min(totals.consumed_total, left))
+    allocation.consumed_total = max(allocation.consumed_total, min(consumed, left))
     rise = max(0, totals.returned_total - allocation.returned_total - allocation.written_off_total)
     if rise > (possible := left - allocation.consumed_total):  # by an old image, of what was used up meanwhile
         note_act(

@@ -175,6 +175,13 @@ def _rma(options: argparse.Namespace) -> int:
     return 0
 
 
+def _release(options: argparse.Namespace) -> int:
+    with _authority(options) as authority:
+        authority.release(options.install_code, now=_now())
+    say(f"{options.install_code} is free for any customer")
+    return 0
+
+
 def _emergency(options: argparse.Namespace) -> int:
     return _write(
         options,
@@ -231,6 +238,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "return": _return,
     "transfer": _transfer,
     "rma": _rma,
+    "release": _release,
     "emergency": _emergency,
     "regrant": _regrant,
     "show": _show,

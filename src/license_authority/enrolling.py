@@ -2,8 +2,9 @@
 
 Rules (LICENSING §4):
 - a SmartServer that has no device key yet is enrolled by its first contact;
-- a new key for one that has one, or that was replaced, needs the operator's word: then the old key is retired, and
-  contacts start anew. What the SmartServer had of each license goes on;
+- a new key for one that has one, or that was replaced, or for an install code that a SmartServer had before its
+  mainboard was changed, needs the operator's word: then the old key is retired, and contacts start anew. What the
+  SmartServer had of each license goes on;
 - a known key with another install code (a changed mainboard) needs it too; the SmartServer is renamed;
 - a retired key is refused for ever: `smartserver-retired` after an RMA, `key-retired` after a new key.
 
@@ -28,7 +29,7 @@ from .errors import (
     SmartServerUnknownError,
 )
 from .stock import allocations_of, reservations_of, reserve
-from .tables import DeviceKey, SmartServer
+from .tables import DeviceKey, FormerCode, SmartServer
 
 
 def find_smartserver(session: Session, install_code: str) -> SmartServer:
@@ -81,6 +82,8 @@ def follow_board(session: Session, key: DeviceKey, contact: Contact, now: Timest
     if other is not None:
         _merge(session, other, smartserver)
     smartserver.install_code = code
+    if session.get(FormerCode, before) is None:
+        session.add(FormerCode(install_code=before, smartserver_id=smartserver.id, left_at=now))
     note_act(session, now, "confirm", f"{before} is {code} from now on")
     session.flush()
 
@@ -106,11 +109,15 @@ def _check_not_retired(key: DeviceKey) -> None:
 
 def _enroll(session: Session, contact: Contact, now: Timestamp, *, is_confirmed: bool) -> DeviceKey:
     smartserver = find_smartserver(session, contact.install_code)
-    is_known = smartserver.retired_at is not None or current_key(session, smartserver) is not None
+    is_known = (
+        smartserver.retired_at is not None
+        or current_key(session, smartserver) is not None
+        or session.get(FormerCode, contact.install_code) is not None
+    )
     if is_known and not is_confirmed:
         raise ConfirmationNeededError(
-            f"cannot enroll a new device key of {contact.install_code}: it has one; if its storage was lost, or it is "
-            f"to have a new key, confirm (`license-authority activate --confirm`)"
+            f"cannot enroll a new device key of {contact.install_code}: it has or had one; if its storage was lost, "
+            f"or it is to have a new key, confirm (`license-authority activate --confirm`)"
         )
     if is_known:
         retire(session, smartserver, now, is_replaced=False)

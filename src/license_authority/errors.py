@@ -168,7 +168,7 @@ class KeyRetiredError(AuthorityError):
 
 
 class InstallCodeTakenError(AuthorityError):
-    """A SmartServer was to be renamed to the install code of another one."""
+    """An install code was to be given to another SmartServer, or freed, whose SmartServer has licenses."""
 
     code = "install-code-taken"
 

@@ -4,6 +4,8 @@ Rules (LICENSING §4):
 - a grant is the complete set of what the SmartServer has had, in totals; `seq` rises by one with each, by more
   where an old copy of a ledger is to take it; what was written off stands in `returned_total` as well;
 - it acknowledges the last contact seen of the device key, and brings the roots that the SmartServer lacks;
+- it is one that SmartServers accept: not issued before the emergency capacity that it carries, and with no more of
+  that than the root allows, which may have been lowered since;
 - without a device key only under a root that allows it, which the shipped root never does;
 - it is remembered as it leaves.
 
@@ -23,12 +25,17 @@ from smartserver_licensed.documents.payloads import GRANT_TYPE, encode_grant, op
 from smartserver_licensed.documents.trust import Trust
 from smartserver_licensed.domain.binding import Factors
 from smartserver_licensed.domain.licenses import ContactMark, Grant, License, LicenseType
-from smartserver_licensed.domain.timekeeping import Timestamp
+from smartserver_licensed.domain.timekeeping import Timestamp, to_iso
 
 from .contacts import check_fork, last_seen
 from .enrolling import current_key
-from .errors import SmartServerRetiredError, SmartServerUnknownError, UnactivatedRefusedError
-from .stock import allocations_of
+from .errors import (
+    EmergencyRefusedError,
+    SmartServerRetiredError,
+    SmartServerUnknownError,
+    UnactivatedRefusedError,
+)
+from .stock import allocations_of, has_ended
 from .tables import Allocation, DeviceKey, SentGrant, SmartServer
 
 MOST_MISSED = 10_000  # of grants, by a SmartServer whose ledger is an old copy
@@ -58,7 +65,8 @@ class Policy:
 def next_grant(session: Session, keys: Keys, smartserver: SmartServer, now: Timestamp) -> bytes:
     """The envelope of the grant that follows the last one, remembered.
 
-    Raises SmartServerRetiredError, ForkFoundError, UnactivatedRefusedError, ArgumentError, DocumentTooLargeError.
+    Raises SmartServerRetiredError, ForkFoundError, UnactivatedRefusedError, EmergencyRefusedError, ArgumentError,
+    DocumentTooLargeError.
     """
     if smartserver.retired_at is not None:
         raise SmartServerRetiredError(f"cannot grant to {smartserver.install_code}: it was replaced")
@@ -72,17 +80,19 @@ def next_grant(session: Session, keys: Keys, smartserver: SmartServer, now: Time
         )
     session.flush()
     smartserver.seq = _next_seq(session, smartserver, key)
+    allocations = allocations_of(session, smartserver)
     grant = Grant(
         seq=smartserver.seq,
-        issued_at=now,
+        issued_at=_issued_at(allocations, now),
         customer_id=smartserver.customer_id,
         install_code=smartserver.install_code,
         device_key=key.raw if key is not None else None,
-        licenses=tuple(_granted(each) for each in allocations_of(session, smartserver)),
+        licenses=tuple(_granted(each) for each in allocations),
         root_version=keys.trust.current.version,
         factors=Factors(smartserver.soc, smartserver.emmc, smartserver.mac),
         contact=_acknowledged(session, key),
     )
+    _check_cap(grant, keys.trust.current.emergency_max_devices)
     document = seal(GRANT_TYPE, encode_grant(grant), keys.grant_signers)
     lacking = [
         envelope
@@ -90,7 +100,7 @@ def next_grant(session: Session, keys: Keys, smartserver: SmartServer, now: Time
         if root.version > smartserver.root_version
     ]
     document = attach_roots(document, lacking)
-    session.add(SentGrant(smartserver_id=smartserver.id, seq=grant.seq, issued_at=now, document=document))
+    session.add(SentGrant(smartserver_id=smartserver.id, seq=grant.seq, issued_at=grant.issued_at, document=document))
     session.flush()
     return document
 
@@ -101,6 +111,26 @@ def last_document(session: Session, smartserver: SmartServer) -> bytes:
     if sent is None:
         raise SmartServerUnknownError(f"cannot show the last grant of {smartserver.install_code}: there was none")
     return sent.document
+
+
+def _issued_at(allocations: Sequence[Allocation], now: Timestamp) -> Timestamp:
+    """Now; where the vendor's clock was set back, not before the emergency capacity that runs."""
+    sold = [each.license for each in allocations]
+    running = [each for each in sold if each.type == LicenseType.EMERGENCY.value and not has_ended(each, now)]
+    return max([now, *(each.made_at for each in running)])
+
+
+def _check_cap(grant: Grant, cap: int) -> None:
+    running = [
+        each for each in grant.licenses if each.type is LicenseType.EMERGENCY and each.is_current(grant.issued_at)
+    ]
+    devices = sum(each.granted_total - each.returned_total for each in running)
+    if devices > cap:
+        ends = to_iso(max(each.expires_at or 0 for each in running))
+        raise EmergencyRefusedError(
+            f"cannot grant to {grant.install_code}: {devices} emergency devices run there until {ends}, the root "
+            f"allows {cap} by now, and no SmartServer accepts more (`license-authority rotate --emergency-devices`)"
+        )
 
 
 def _granted(allocation: Allocation) -> License:

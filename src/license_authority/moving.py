@@ -2,7 +2,8 @@
 
 Rules (LICENSING §4 "Return to the cloud, and RMA"):
 - a return is credited once, however often it comes; the devices are free again for the customer's license;
-- a transfer reserves what came back for another SmartServer of the same customer;
+- a transfer reserves what came back, and no more, for another SmartServer of the same customer; never emergency
+  capacity;
 - an RMA writes off what the dead SmartServer has left, reserves it for the new one, and retires the old key. A trial
   moves only to one that has had none, emergency capacity only as far as the root allows; what has ended stays.
 
@@ -24,11 +25,11 @@ from .activating import give_reserved, hindrance
 from .auditing import note_act
 from .emergencies import running_emergency
 from .enrolling import current_key, find_smartserver, retire
-from .errors import ReturnReservedError, SmartServerRetiredError
+from .errors import EmergencyRefusedError, LicenseExhaustedError, ReturnReservedError, SmartServerRetiredError
 from .hearing import Heard, hear
 from .issuing import Keys, next_grant
 from .orders import smartserver_for
-from .stock import allocations_of, balance_of, license_of, reservations_of, reserve, usable
+from .stock import allocation_of, allocations_of, balance_of, license_of, reservations_of, reserve, usable
 from .tables import SmartServer, SoldLicense
 
 
@@ -71,7 +72,7 @@ def transfer(session: Session, document: bytes, to_install_code: str, now: Times
     """Credit a return, and reserve its devices for another SmartServer of the same customer.
 
     Raises ReturnReservedError where they are reserved for a third one, LicenseExhaustedError where they have been
-    given to somebody since; DocumentError, AuthorityError, ArgumentError.
+    given to somebody since, EmergencyRefusedError; DocumentError, AuthorityError, ArgumentError.
     """
     heard = hear(session, document, now, kind=ContactKind.RETURN)
     if to_install_code == heard.smartserver.install_code:
@@ -82,15 +83,17 @@ def transfer(session: Session, document: bytes, to_install_code: str, now: Times
         )
     if not heard.row.reserved_for:
         license_ = license_of(session, heard.contact.license_id)
+        if license_.type == LicenseType.EMERGENCY.value:
+            raise EmergencyRefusedError(f"cannot transfer {license_.id}: emergency capacity is granted by itself")
+        devices = _came_back(session, heard)
         to = _receiver(session, to_install_code, heard.smartserver)
-        reserve(session, license_, to, heard.contact.devices)
+        reserve(session, license_, to, devices)
         heard.row.reserved_for = to_install_code
         note_act(
             session,
             now,
             "transfer",
-            f"{heard.contact.devices} devices of {license_.id} from {heard.smartserver.install_code} to "
-            f"{to_install_code}",
+            f"{devices} devices of {license_.id} from {heard.smartserver.install_code} to {to_install_code}",
         )
     return credit_of(session, heard)
 
@@ -119,6 +122,18 @@ def rma(session: Session, keys: Keys, from_code: str, to_code: str, now: Timesta
         return RmaResult(tuple(moved), None)
     give_reserved(session, to, now)
     return RmaResult(tuple(moved), next_grant(session, keys, to, now))
+
+
+def _came_back(session: Session, heard: Heard) -> int:
+    """What a return says, as far as it was credited: by itself, or by the contact that told of it while it was lost."""
+    contact = heard.contact
+    allocation = allocation_of(session, contact.license_id, heard.smartserver)
+    said = next((each.returned_total for each in contact.totals if each.id == contact.license_id), 0)
+    credited = heard.row.credited or (allocation.returned_total if allocation is not None else 0)
+    devices = min(contact.devices, said, credited)
+    if not devices:
+        raise LicenseExhaustedError(f"cannot transfer {contact.license_id}: nothing of it came back with this return")
+    return devices
 
 
 def _receiver(session: Session, install_code: str, giver: SmartServer) -> SmartServer:

@@ -9,6 +9,7 @@ What this module does not do: it runs nothing (`main`).
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import sys
 import uuid
@@ -83,7 +84,12 @@ def _add_keys(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     for role in ("root", "grant"):
         rotate.add_argument(f"--{role}-keys", type=_number(_MAX_KEYS), metavar="N", help="default: as many as before")
         rotate.add_argument(f"--{role}-threshold", type=_number(_MAX_KEYS), metavar="N", help="default: as before")
-    rotate.add_argument("--emergency-devices", type=_number(MAX_DEVICES, lowest=0), metavar="N", help="at most")
+    rotate.add_argument(
+        "--emergency-devices",
+        type=_number(MAX_DEVICES, lowest=0),
+        metavar="N",
+        help="at most; where a SmartServer has more that run, it gets no grant until they have ended",
+    )
     rotate.add_argument("--version", type=_number(2**31 - 1), metavar="N", help="make this one; nothing if it is there")
     _add_root_keys(rotate, "where root keys are, and where new ones go, in turn")
 
@@ -131,7 +137,9 @@ def _add_selling(command: Callable[[str, str], argparse.ArgumentParser]) -> None
 def _add_contacts(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     activate = command("activate", "answer a request with a grant; the same request gets the same answer")
     activate.add_argument("file", metavar="FILE", help="the request; - for stdin")
-    activate.add_argument("--confirm", action="store_true", help="a new device key, or another board, is right")
+    activate.add_argument(
+        "--confirm", action="store_true", help="a new device key, another board, or an unknown SmartServer is right"
+    )
     activate.add_argument(
         "--license",
         action="append",
@@ -151,6 +159,9 @@ def _add_contacts(command: Callable[[str, str], argparse.ArgumentParser]) -> Non
     rma = command("rma", "write off a dead SmartServer and give what it had to another one")
     rma.add_argument("--from", required=True, dest="from_code", metavar="CODE", help="install code of the dead one")
     rma.add_argument("--to", required=True, metavar="CODE", help="install code of the new one")
+    release = command("release", "free an install code, of which nothing is in use, for any customer")
+    release.add_argument("install_code", metavar="CODE")
+    _add_register(release)
     emergency = command("emergency", "give an enrolled SmartServer capacity for days, without an order")
     emergency.add_argument("--devices", required=True, type=_number(MAX_DEVICES), metavar="N")
     emergency.add_argument("--days", required=True, type=_number(_MAX_DAYS), metavar="N")
@@ -181,7 +192,10 @@ def _add_serving(command: Callable[[str, str], argparse.ArgumentParser]) -> None
     serve.add_argument("--certfile", type=Path, metavar="FILE", help="TLS: the certificate chain, PEM")
     serve.add_argument("--keyfile", type=Path, metavar="FILE", help="TLS: its key, PEM")
     serve.add_argument("--insecure", action="store_true", help="without TLS beyond this machine: a proxy does it")
-    serve.add_argument("--rate", default="60/minute", metavar="N/PERIOD", help="contacts per token and per address")
+    serve.add_argument("--proxy", type=_address, metavar="ADDRESS", help="where X-Forwarded-For is believed from")
+    serve.add_argument(
+        "--rate", default="60/minute", metavar="N/PERIOD", help="contacts per token, and per address without a good one"
+    )
 
 
 # -- options that several commands have ----------------------------------------------------------------------------
@@ -263,6 +277,13 @@ def _number(highest: int, *, lowest: int = 1) -> Callable[[str], int]:
 def _wanted(text: str) -> Wanted:
     license_id, is_part, devices = text.partition("=")
     return Wanted(license_id, _number(MAX_DEVICES)(devices) if is_part else 0)
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address") from error
 
 
 def _uuid(text: str) -> str:

@@ -1,7 +1,8 @@
 """How `serve` says no: every error as JSON, `{"code", "message"}`, with the HTTP status that fits its kind.
 
 Rules: the codes are those of all other programs; 4xx is for the caller to mend, 409 where the document is fine and the
-facts speak against it, 503 to try again. What nobody expected is logged here, and tells the caller nothing.
+facts speak against it, 503 to try again. What is the vendor's to mend is logged here; the caller gets its code and
+no path and no word of the database.
 
 What this module does not do: it refuses nothing by itself.
 """
@@ -42,12 +43,18 @@ _STATUS: tuple[tuple[type[LicensedError], HTTPStatus], ...] = (  # the first tha
     (errors.RegisterCorruptError, HTTPStatus.INTERNAL_SERVER_ERROR),
     (errors.AuthorityMissingError, HTTPStatus.INTERNAL_SERVER_ERROR),
     (errors.FileAccessError, HTTPStatus.INTERNAL_SERVER_ERROR),
+    (errors.PasswordNeededError, HTTPStatus.INTERNAL_SERVER_ERROR),
+    (errors.PasswordWrongError, HTTPStatus.INTERNAL_SERVER_ERROR),
     (errors.AuthorityError, HTTPStatus.CONFLICT),
     (DocumentTooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (DocumentError, HTTPStatus.BAD_REQUEST),
     (ArmorError, HTTPStatus.BAD_REQUEST),
     (ArgumentError, HTTPStatus.BAD_REQUEST),
 )
+_OURS = {
+    HTTPStatus.INTERNAL_SERVER_ERROR: "cannot answer the call: the vendor's side has a fault, its log says which",
+    HTTPStatus.SERVICE_UNAVAILABLE: "cannot answer the call: the vendor's side is busy; try again",
+}
 
 
 class Refusal(BaseModel):
@@ -68,7 +75,9 @@ def _refuse(request: Request, error: Exception) -> JSONResponse:
     code = error.code if isinstance(error, LicensedError) else LicensedError.code
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
     level = logging.ERROR if status == HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
-    _log.log(level, "call refused: %s %s, %d %s", request.method, request.url.path, status, code)
+    message = _OURS.get(status, str(error))
+    why = f": {error}" if status in _OURS else ""
+    _log.log(level, "call refused: %s %s, %d %s%s", request.method, request.url.path, status, code, why)
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -76,7 +85,7 @@ def _refuse(request: Request, error: Exception) -> JSONResponse:
         headers["Retry-After"] = str(error.retry_s)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(RETRY_S)
-    return _json(status, code, str(error), headers)
+    return _json(status, code, message, headers)
 
 
 def _refuse_by_http(_request: Request, error: Exception) -> JSONResponse:
@@ -89,7 +98,8 @@ def _refuse_by_http(_request: Request, error: Exception) -> JSONResponse:
 
 def _refuse_unexpected(request: Request, error: Exception) -> JSONResponse:
     _log.error("call failed: %s %s", request.method, request.url.path, exc_info=error)
-    return _json(HTTPStatus.INTERNAL_SERVER_ERROR, LicensedError.code, "cannot answer the call: internal error", {})
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return _json(status, LicensedError.code, _OURS[status], {})
 
 
 def _json(status: HTTPStatus, code: str, message: str, headers: dict[str, str]) -> JSONResponse:

@@ -6,7 +6,8 @@ Rules:
 - what a call changes is one transaction; the same document gets the same answer, byte for byte;
 - who may call: a courier with a token. One bound to a customer carries documents of that customer's SmartServers and of
   unknown ones, and requests in them that customer's licenses only;
-- bounded: size while reading, time of reading, calls per token and per address;
+- bounded: size while reading, time of reading, calls per token, and per address those without a good token. Whoever
+  asks for the health takes one thread, once a second, however many ask;
 - the log has install codes and names of tokens, never documents, tokens or keys.
 
 What this module does not do: TLS and sockets (`serving`), the form of errors (`refusals`), any licensing rule
@@ -32,18 +33,19 @@ from starlette.concurrency import run_in_threadpool
 
 from smartserver_licensed import VERSION
 from smartserver_licensed.documents.armor import MAX_ARMOR_BYTES, unwrap
-from smartserver_licensed.documents.payloads import CONTACT_TYPES, GRANT_TYPE, open_contact
+from smartserver_licensed.documents.payloads import CONTACT_TYPES, GRANT_TYPE
 from smartserver_licensed.documents.trust import ROOT_TYPE
 from smartserver_licensed.domain.errors import ArgumentError, DocumentTooLargeError
 
 from .authority import Authority
-from .errors import CustomerMismatchError, RateError, ReadTimeoutError, TokenError
+from .errors import RateError, ReadTimeoutError, RegisterBusyError, TokenError
 from .keyring import LiveKeyring, trust_document
 from .refusals import Refusal, answer_errors
 from .register import Register
 from .tokens import TokenRow, find_token
 
 READ_TIMEOUT_S = 30.0
+HEALTH_WAIT_S = 1.0
 
 _log = logging.getLogger(__name__)
 _router = APIRouter()
@@ -81,7 +83,7 @@ def make_app(register: Register, keyring: LiveKeyring, *, rate: str) -> FastAPI:
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
     )
-    app.state.parts = _Parts(register, keyring, _Limiter(rate))
+    app.state.parts = _Parts(register, keyring, _Limiter(rate), _Health(register, keyring))
     app.include_router(_router)
     answer_errors(app)
     return app
@@ -94,6 +96,7 @@ class _Parts:
     register: Register
     keyring: LiveKeyring
     limiter: _Limiter
+    health: _Health
 
 
 def _parts(request: Request) -> _Parts:
@@ -105,10 +108,14 @@ async def _caller(
     request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 ) -> TokenRow:
     parts = _parts(request)
-    parts.limiter.hit("address", _address(request))
     if bearer is None:
+        parts.limiter.hit("address", _address(request))
         raise TokenError("cannot accept the call: no token came (Authorization: Bearer TOKEN)")
-    token = await run_in_threadpool(find_token, parts.register, bearer.credentials)
+    try:
+        token = await run_in_threadpool(find_token, parts.register, bearer.credentials)
+    except TokenError:
+        parts.limiter.hit("address", _address(request))
+        raise
     parts.limiter.hit("token", token.name)
     return token
 
@@ -142,12 +149,10 @@ def _roots(request: Request) -> Response:
 
 
 @_router.get("/healthz", summary="Whether the register and the keys can be used")
-def _healthz(request: Request) -> dict[str, str]:
-    """Needs no token, and tells nothing."""
-    parts = _parts(request)
-    parts.keyring.current()
-    with parts.register.transaction():
-        return {"status": "ok"}
+async def _healthz(request: Request) -> dict[str, str]:
+    """Needs no token, and tells nothing; may be a second old."""
+    await _parts(request).health.check()
+    return {"status": "ok"}
 
 
 async def _body(request: Request) -> bytes:
@@ -170,21 +175,10 @@ async def _body(request: Request) -> bytes:
 def _answer(parts: _Parts, document: bytes, token: TokenRow) -> bytes:
     """In a thread: the register waits for its lock and for the disk."""
     authority = Authority(parts.register, parts.keyring.current())
-    contact, _ = open_contact(document)
-    if token.customer_id:
-        _check_customer(authority, contact.install_code, contact.customer_id, token.customer_id)
-        mine = {each.id for each in authority.licenses(token.customer_id)} if contact.wanted else set()
-        if any(each.license_id not in mine for each in contact.wanted):
-            raise CustomerMismatchError("cannot answer the request: a license in it is not of the token's customer")
-    answer = authority.contact(document, now=int(time.time()))
-    _log.info("contact answered: %s of install code %s, token %s", contact.kind.value, contact.install_code, token.name)
+    answer = authority.contact(document, now=int(time.time()), customer_id=token.customer_id)
+    kind = "request" if answer.credit is None else "return"
+    _log.info("contact answered: %s of install code %s, token %s", kind, answer.install_code, token.name)
     return answer.document
-
-
-def _check_customer(authority: Authority, install_code: str, wanted: str, mine: str) -> None:
-    owners = {each.customer_id for each in authority.smartservers(install_code)}
-    if not {*owners, wanted or mine} <= {mine, ""}:
-        raise CustomerMismatchError(f"cannot answer {install_code}: it is not of the token's customer")
 
 
 def _address(request: Request) -> str:
@@ -195,6 +189,30 @@ def _address(request: Request) -> str:
     except ValueError:
         return host
     return host if address.version == 4 else str(ipaddress.ip_network((host, _IPV6_NETWORK), strict=False))  # noqa: PLR2004
+
+
+class _Health:
+    """Whether register and keys can be used: one look at a time, and one a second."""
+
+    def __init__(self, register: Register, keyring: LiveKeyring) -> None:
+        self._register, self._keyring = register, keyring
+        self._look: asyncio.Task[None] | None = None
+        self._since = 0.0
+
+    async def check(self) -> None:
+        """Raises RegisterBusyError after a second of waiting, and what the look has found."""
+        now = time.monotonic()
+        if self._look is None or (self._look.done() and now > self._since + HEALTH_WAIT_S):
+            self._look, self._since = asyncio.create_task(run_in_threadpool(self._use)), now
+        try:
+            await asyncio.wait_for(asyncio.shield(self._look), HEALTH_WAIT_S)
+        except asyncio.TimeoutError as error:
+            raise RegisterBusyError(f"cannot use the register: no answer after {HEALTH_WAIT_S:g} s") from error
+
+    def _use(self) -> None:
+        self._keyring.current()
+        with self._register.transaction():
+            pass
 
 
 class _Limiter:

@@ -1,6 +1,7 @@
 """Commands around `serve`: tokens, the listening socket, TLS, the process.
 
-Rules: without TLS only on loopback, unless somebody says that a proxy does it; the address is taken before anything is
+Rules: without TLS only on loopback, unless somebody says that a proxy does it; who calls is who is connected, unless
+somebody says which proxy is believed; the address is taken before anything is
 said; what the web library logs goes to stderr, one line each, without documents, tokens or keys.
 
 What this module does not do: it answers no call (`serve`).
@@ -58,6 +59,8 @@ def _serve(options: argparse.Namespace) -> int:
             limit_concurrency=_MAX_CONNECTIONS,
             timeout_graceful_shutdown=_SHUTDOWN_S,
             server_header=False,
+            proxy_headers=options.proxy is not None,
+            forwarded_allow_ips=options.proxy,
         )
         _load_tls(config, options.certfile)
         host, port = listener.getsockname()[:2]

@@ -86,7 +86,10 @@ class Order(Base):
 
 
 class SmartServer(Base):
-    """A SmartServer. Factors and root version are those of its last contact; `replaced_by`: after an RMA."""
+    """A SmartServer. Factors and root version are those of its last contact; `replaced_by`: after an RMA.
+
+    One that was released has another `install_code` than any SmartServer could have.
+    """
 
     __tablename__ = "smartservers"
 
@@ -100,6 +103,16 @@ class SmartServer(Base):
     mac: Mapped[str] = mapped_column(default="")
     retired_at: Mapped[int | None] = mapped_column(default=None)
     replaced_by: Mapped[str] = mapped_column(default="")
+
+
+class FormerCode(Base):
+    """An install code that a SmartServer had before its mainboard was changed."""
+
+    __tablename__ = "former_codes"
+
+    install_code: Mapped[str] = mapped_column(primary_key=True)
+    smartserver_id: Mapped[SmartServerRef]
+    left_at: Mapped[int]
 
 
 class DeviceKey(Base):

@@ -75,7 +75,8 @@ class Device:
         self.grant, self.trust = accepted.grant, accepted.trust
         for each in self.grant.licenses:
             self.returned[each.id] = max(self.returned.get(each.id, 0), each.returned_total)
-            self.consumed[each.id] = max(self.consumed.get(each.id, 0), each.consumed_total)
+            consumed = max(self.consumed.get(each.id, 0), each.consumed_total)  # what is returned cannot be used up
+            self.consumed[each.id] = min(consumed, max(0, each.granted_total - self.returned[each.id]))
         if self.grant.contact in self.marks:
             self.marks = self.marks[self.marks.index(self.grant.contact) :]
         return self.grant

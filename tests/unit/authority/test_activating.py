@@ -24,8 +24,16 @@ from support.documents import CUSTOMER_ID, INSTALL_CODE, NOW
 from support.vendor import Vendor
 
 
-def activate(vendor: Vendor, device: Device, *wanted: str | Wanted, customer_id: str = "", now: int = NOW) -> Grant:
-    document = vendor.authority.activate(device.request(*wanted, customer_id=customer_id), now=now)
+def activate(
+    vendor: Vendor,
+    device: Device,
+    *wanted: str | Wanted,
+    customer_id: str = "",
+    now: int = NOW,
+    confirm: bool = False,
+) -> Grant:
+    request = device.request(*wanted, customer_id=customer_id)
+    document = vendor.authority.activate(request, now=now, confirm=confirm)
     return device.install(document, vendor.keys.trust)
 
 
@@ -76,7 +84,7 @@ def test_a_request_for_a_part_of_what_is_reserved_leaves_the_rest_reserved(vendo
 def test_what_is_reserved_for_one_is_not_given_to_another(vendor: Vendor) -> None:
     reserved = vendor.sell(100, install_code=INSTALL_CODE)
     other = second_device()
-    assert activate(vendor, other, customer_id=CUSTOMER_ID).licenses == ()
+    assert activate(vendor, other, customer_id=CUSTOMER_ID, confirm=True).licenses == ()
     with pytest.raises(LicenseExhaustedError):
         vendor.authority.activate(other.request(reserved), now=NOW)
     assert len(activate(vendor, Device()).licenses) == 1
@@ -84,8 +92,17 @@ def test_what_is_reserved_for_one_is_not_given_to_another(vendor: Vendor) -> Non
 
 def test_an_empty_grant_is_a_grant(vendor: Vendor) -> None:
     device = Device()
-    assert activate(vendor, device, customer_id=CUSTOMER_ID).licenses == ()
+    assert activate(vendor, device, customer_id=CUSTOMER_ID, confirm=True).licenses == ()
     assert activate(vendor, device).seq == 2
+
+
+def test_one_that_nobody_has_heard_of_and_that_gets_nothing_stays_unknown(vendor: Vendor) -> None:
+    squatter = vendor.authority.add_customer("B", now=NOW)
+    with pytest.raises(LicenseExhaustedError, match="it is not known, and nothing is free for it"):
+        vendor.authority.contact(second_device().request(customer_id=squatter), now=NOW)
+    assert vendor.authority.smartservers() == ()
+    mine = vendor.sell(10, install_code="17bbbbb")
+    assert [each.id for each in activate(vendor, second_device()).licenses] == [mine]
 
 
 def test_a_grant_is_the_complete_set(vendor: Vendor) -> None:
@@ -213,6 +230,13 @@ def test_a_trial_ends_30_days_after_its_activation(vendor: Vendor) -> None:
     assert (trial.expires_at, trial.grace_days, trial.granted_total) == (NOW + 130 * DAY_S, 7, 5)
 
 
+def test_a_trial_is_given_whole_whatever_part_is_asked_for(vendor: Vendor) -> None:
+    trial, device = vendor.sell(5, LicenseType.TRIAL), Device()
+    for part in (2, 3):
+        assert [each.granted_total for each in activate(vendor, device, Wanted(trial, part)).licenses] == [5]
+    assert vendor.at_authority(trial) == 0
+
+
 def test_a_second_trial_is_refused_also_when_the_first_ended_long_ago(vendor: Vendor) -> None:
     device, late = Device(), NOW + 3_000 * DAY_S
     first, second = vendor.sell(5, LicenseType.TRIAL), vendor.sell(5, LicenseType.TRIAL)
@@ -257,7 +281,7 @@ def test_what_has_ended_is_not_given(vendor: Vendor) -> None:
     late = NOW + 366 * DAY_S
     with pytest.raises(LicenseExhaustedError, match="it ended on 2027-11-24"):
         vendor.authority.activate(device.request(maintenance), now=late)
-    assert activate(vendor, device, customer_id=CUSTOMER_ID, now=late).licenses == ()
+    assert activate(vendor, device, customer_id=CUSTOMER_ID, now=late, confirm=True).licenses == ()
 
 
 def test_a_renewal_names_its_predecessor_in_the_grant(vendor: Vendor) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 from license_authority.errors import (
     ConfirmationNeededError,
     ContactForkedError,
+    CustomerMismatchError,
     InstallCodeTakenError,
     KeyRetiredError,
     OverReturnedError,
@@ -16,10 +18,13 @@ from license_authority.errors import (
     TotalsFallenError,
 )
 from license_authority.moving import Credit
+from smartserver_licensed.documents.envelope import parse_envelope, seal
 from smartserver_licensed.documents.keys import SigningKey
+from smartserver_licensed.documents.payloads import CONTACT_TYPES
 from smartserver_licensed.domain.binding import Factors
-from smartserver_licensed.domain.contacts import Contact, LicenseTotals, Wanted
-from smartserver_licensed.domain.licenses import Grant
+from smartserver_licensed.domain.contacts import Contact, ContactKind, LicenseTotals, Wanted
+from smartserver_licensed.domain.errors import PayloadError
+from smartserver_licensed.domain.licenses import Grant, LicenseType
 from support.devices import Device
 from support.documents import CUSTOMER_ID, INSTALL_CODE, NOW
 from support.vendor import Vendor
@@ -240,7 +245,8 @@ def test_more_returned_than_granted_is_refused(vendor: Vendor) -> None:
 
 
 def test_what_was_used_up_cannot_be_returned_too(vendor: Vendor) -> None:
-    device, license_id = enrolled(vendor, 1)
+    device, license_id = Device(), vendor.sell(1, LicenseType.UPGRADE)
+    exchange(vendor, device, license_id)
     device.consume(license_id)
     exchange(vendor, device)
     device.renew_key()
@@ -250,6 +256,46 @@ def test_what_was_used_up_cannot_be_returned_too(vendor: Vendor) -> None:
     vendor.authority.activate(device.request(), now=NOW, confirm=True)
     assert vendor.at_authority(license_id) == 0
     assert "returned-after-use" in {each.act for each in vendor.authority.audit()}
+
+
+def test_only_an_upgrade_can_be_used_up(vendor: Vendor) -> None:
+    device, license_id = enrolled(vendor)
+    device.consumed[license_id] = 1_000
+    assert exchange(vendor, device).licenses[0].consumed_total == 0
+    assert [(each.in_field, each.consumed) for each in vendor.check()] == [(1_000, 0)]
+
+
+def test_totals_that_are_said_twice_are_no_contact(vendor: Vendor) -> None:
+    device, _ = enrolled(vendor)
+    payload = json.loads(parse_envelope(device.request()).payload)
+    payload["totals"] *= 2
+    document = seal(CONTACT_TYPES[ContactKind.REQUEST], json.dumps(payload).encode(), [device.key])
+    with pytest.raises(PayloadError, match="twice"):
+        vendor.authority.contact(document, now=NOW)
+    assert vendor.authority.smartservers()[0].last_contact == 1
+
+
+def test_whoever_carries_for_one_customer_carries_nothing_of_another(vendor: Vendor) -> None:
+    other = vendor.authority.add_customer("B", now=NOW)
+    device, license_id = enrolled(vendor)
+    unknown = Device(install_code="17bbbbb", key=SigningKey.generate())
+    moved = device.copy()
+    moved.install_code = "17ccccc"
+    documents = [
+        device.copy().request(),
+        device.copy().give_back(license_id, 1),
+        moved.request(),
+        unknown.copy().request(license_id),
+        unknown.copy().request("never-sold"),
+        unknown.copy().request(customer_id=CUSTOMER_ID),
+    ]
+    for document in documents:
+        with pytest.raises(CustomerMismatchError, match="not of the token's customer"):
+            vendor.authority.contact(document, now=NOW, customer_id=other)
+    (row,) = vendor.authority.smartservers()
+    assert (row.install_code, row.last_contact, row.forks) == (INSTALL_CODE, 1, ())
+    answer = vendor.authority.contact(device.request(), now=NOW, customer_id=CUSTOMER_ID)
+    assert device.install(answer.document).seq == 2
 
 
 def test_a_smartserver_that_sends_a_return_itself_gets_a_fresh_grant(vendor: Vendor) -> None:
@@ -327,6 +373,19 @@ def test_a_mainboard_that_was_bought_for_brings_what_is_reserved_for_it(vendor: 
     device.install_code = "17bbbbb"
     exchange(vendor, device, confirm=True)
     assert device.usable(reserved) == 50
+
+
+def test_the_install_code_of_a_mainboard_that_was_changed_needs_the_operator(vendor: Vendor) -> None:
+    device, _ = enrolled(vendor)
+    device.install_code = "17bbbbb"
+    exchange(vendor, device, confirm=True)
+    more = vendor.sell(5)
+    stranger = Device(key=SigningKey.generate())
+    with pytest.raises(ConfirmationNeededError):
+        vendor.authority.contact(stranger.request(more), now=NOW)
+    assert [each.install_code for each in vendor.authority.smartservers()] == ["17bbbbb"]
+    exchange(vendor, stranger, more, confirm=True)
+    assert stranger.usable(more) == 5
 
 
 def test_a_mainboard_of_another_smartserver_is_refused(vendor: Vendor) -> None:

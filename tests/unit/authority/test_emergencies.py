@@ -1,23 +1,27 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from license_authority.authority import Authority
 from license_authority.errors import ContactForkedError, EmergencyRefusedError, SmartServerUnknownError
 from license_authority.issuing import Policy
+from smartserver_licensed.documents.trust import seal_root
 from smartserver_licensed.domain.licenses import LicenseType
 from smartserver_licensed.domain.timekeeping import DAY_S
 from support.devices import Device
-from support.documents import CUSTOMER_ID, INSTALL_CODE, NOW
-from support.vendor import Vendor
+from support.documents import CUSTOMER_ID, INSTALL_CODE, NOW, ROOT_KEY, make_root
+from support.vendor import PlainKeys, Vendor
 
 CAP = 100  # of the root of the tests
 
 
 def enrolled(vendor: Vendor) -> Device:
     device = Device()
-    device.install(vendor.authority.activate(device.request(customer_id=CUSTOMER_ID), now=NOW), vendor.keys.trust)
+    request = device.request(customer_id=CUSTOMER_ID)
+    device.install(vendor.authority.activate(request, now=NOW, confirm=True), vendor.keys.trust)
     return device
 
 
@@ -90,3 +94,35 @@ def test_emergency_capacity_that_came_back_goes_to_nobody(vendor: Vendor) -> Non
         vendor.authority.activate(device.request(emergency), now=NOW)
     vendor.authority.activate(device.request(customer_id=CUSTOMER_ID), now=NOW)
     assert vendor.at_authority(emergency) == 50
+
+
+def test_emergency_capacity_is_not_transferred(vendor: Vendor) -> None:
+    device = enrolled(vendor)
+    emergency = device.install(vendor.authority.emergency(INSTALL_CODE, 50, 14, now=NOW)).licenses[0].id
+    document = device.give_back(emergency, 50)
+    with pytest.raises(EmergencyRefusedError, match="granted by itself"):
+        vendor.authority.transfer(document, "17bbbbb", now=NOW)
+    assert [each.install_code for each in vendor.authority.smartservers()] == [INSTALL_CODE]
+    assert vendor.authority.credit(document, now=NOW).devices_credited == 50
+
+
+def test_a_clock_that_was_set_back_makes_no_grant_that_is_refused(vendor: Vendor) -> None:
+    device = enrolled(vendor)
+    device.install(vendor.authority.emergency(INSTALL_CODE, 50, 14, now=NOW))
+    assert device.install(vendor.authority.activate(device.request(), now=NOW - DAY_S)).issued_at == NOW
+    later = NOW + 14 * DAY_S
+    assert device.install(vendor.authority.activate(device.request(), now=later)).issued_at == later
+
+
+def test_more_than_a_lowered_cap_leaves_in_no_grant_until_it_has_ended(vendor: Vendor) -> None:
+    device = enrolled(vendor)
+    device.install(vendor.authority.emergency(INSTALL_CODE, 50, 14, now=NOW))
+    lowered = seal_root(replace(make_root(version=2), emergency_max_devices=10), [ROOT_KEY])
+    keys = PlainKeys(vendor.keys.trust.extended([lowered]))
+    authority = Authority(vendor.register, keys)
+    request = device.request()
+    with pytest.raises(EmergencyRefusedError, match=r"50 emergency devices run there until 2026-12-08.* allows 10 "):
+        authority.activate(request, now=NOW)
+    assert vendor.authority.smartservers()[0].last_contact == 1
+    device.install(authority.activate(request, now=NOW + 14 * DAY_S))
+    assert device.trust == keys.trust

@@ -68,7 +68,7 @@ def test_a_real_authority_grants_nothing_without_a_request(tmp_path: Path) -> No
         vendor.authority.issue_unactivated(purchase, now=NOW)
     assert vendor.authority.licenses() == ()
     device = Device()
-    document = vendor.authority.activate(device.request(customer_id=CUSTOMER_ID), now=NOW)
+    document = vendor.authority.activate(device.request(customer_id=CUSTOMER_ID), now=NOW, confirm=True)
     device.install(document, vendor.keys.trust)
     device.install(vendor.authority.issue_unactivated(purchase, now=NOW))
     assert device.grant is not None

@@ -478,6 +478,18 @@ def test_a_dead_smartserver_is_replaced_by_one_that_calls_later_or_has_called(
     assert third.usable(license_id) == 1_000
 
 
+def test_an_install_code_is_released_once_nothing_of_it_is_in_use(
+    real: Path, tmp_path: Path, device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    license_id = order("--install-code", INSTALL_CODE)
+    activate(tmp_path, device)
+    assert main(["release", INSTALL_CODE]) == 1
+    assert f"1000 devices of {license_id} [install-code-taken]" in capsys.readouterr().err
+    said("return", handed_over(tmp_path, device.give_back(license_id, 1_000)))
+    assert said("release", INSTALL_CODE) == f"{INSTALL_CODE} is free for any customer"
+    assert shown(real, "audit")[-1]["act"] == "release"
+
+
 def test_emergency_capacity_is_given_without_an_order(
     tmp_path: Path, device: Device, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from license_authority.errors import (
@@ -14,7 +16,7 @@ from license_authority.errors import (
 )
 from license_authority.orders import Purchase
 from smartserver_licensed.documents.keys import SigningKey
-from smartserver_licensed.domain.contacts import Wanted
+from smartserver_licensed.domain.contacts import Contact, Wanted
 from smartserver_licensed.domain.errors import ArgumentError
 from smartserver_licensed.domain.licenses import Grant, LicenseType
 from smartserver_licensed.domain.timekeeping import DAY_S
@@ -79,6 +81,35 @@ def test_a_return_that_was_credited_can_be_transferred_while_its_devices_are_fre
     exchange(vendor, device, license_id)
     with pytest.raises(LicenseExhaustedError, match=r"300 devices .* 0 are free"):
         vendor.authority.transfer(second, NEW, now=NOW)
+
+
+def test_a_lost_return_that_turns_up_can_be_transferred(vendor: Vendor) -> None:
+    device, license_id = enrolled(vendor)
+    lost = device.give_back(license_id, 300)
+    exchange(vendor, device)
+    vendor.authority.transfer(lost, NEW, now=NOW)
+    assert vendor.authority.licenses()[0].reserved == 300
+
+
+@pytest.mark.parametrize("really", [1, 300])
+def test_a_return_that_says_more_than_came_back_moves_what_came_back(vendor: Vendor, really: int) -> None:
+    license_id, device = vendor.sell(), Device()
+    exchange(vendor, device, Wanted(license_id, 400))
+    boast = device.give_back(license_id, really, edit=lambda contact: replace(contact, devices=350))
+    assert vendor.authority.transfer(boast, NEW, now=NOW).devices_credited == really
+    assert vendor.authority.licenses()[0].reserved == really
+
+
+def test_a_return_of_nothing_moves_nothing(vendor: Vendor) -> None:
+    license_id, device = vendor.sell(), Device()
+    exchange(vendor, device, Wanted(license_id, 400))
+
+    def boast(contact: Contact) -> Contact:
+        return replace(contact, totals=(replace(contact.totals[0], returned_total=0),))
+
+    with pytest.raises(LicenseExhaustedError, match="nothing of it came back"):
+        vendor.authority.transfer(device.give_back(license_id, 350, edit=boast), NEW, now=NOW)
+    assert vendor.authority.licenses()[0].reserved == 0
 
 
 def test_a_transfer_to_another_customer_or_to_itself_is_refused(vendor: Vendor) -> None:
@@ -218,7 +249,7 @@ def test_a_trial_does_not_move_to_one_that_has_had_its_own_nor_after_its_end(ven
 def test_emergency_capacity_moves_as_far_as_the_root_allows(vendor: Vendor) -> None:
     vendor.sell(5)
     for device in (Device(), new_device()):
-        document = vendor.authority.activate(device.request(customer_id=CUSTOMER_ID), now=NOW)
+        document = vendor.authority.activate(device.request(customer_id=CUSTOMER_ID), now=NOW, confirm=True)
         device.install(document, vendor.keys.trust)
     vendor.authority.emergency(INSTALL_CODE, 60, 14, now=NOW)
     vendor.authority.emergency(INSTALL_CODE, 40, 14, now=NOW)

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
@@ -22,19 +23,23 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 
 from license_authority.authority import Authority
+from license_authority.errors import PasswordNeededError, PasswordWrongError
 from license_authority.keyring import LiveKeyring, load_keyring, make_authority
 from license_authority.main import main
 from license_authority.orders import Purchase
-from license_authority.register import Register, register_url
+from license_authority.refusals import answer_errors
+from license_authority.register import LOCK_WAIT_S, Register, register_url
 from license_authority.rotating import rotate
-from license_authority.serve import make_app
+from license_authority.serve import HEALTH_WAIT_S, make_app
 from license_authority.tokens import add_token, find_token, list_tokens, revoke_token
 from smartserver_licensed.documents.armor import wrap
 from smartserver_licensed.documents.payloads import CONTACT_TYPES, GRANT_TYPE
 from smartserver_licensed.documents.trust import ROOT_TYPE, load_trust
-from smartserver_licensed.domain.errors import ArgumentError
+from smartserver_licensed.domain.errors import ArgumentError, LicensedError
 from smartserver_licensed.domain.licenses import LicenseType
 from support.devices import Device
 from support.documents import CUSTOMER_ID, INSTALL_CODE
@@ -62,6 +67,7 @@ class Served:
 
     directory: Path
     rate: str = "1000/minute"
+    more: tuple[str, ...] = ()
     url: str = ""
     register: Register = field(init=False)
     tls: ssl.SSLContext = field(init=False)
@@ -99,7 +105,7 @@ class Served:
         self.tls = ssl.create_default_context(cafile=str(certificate))
         self.process = run_serve(
             "--dir", str(self.directory / "authority"), "--password-file", str(self.directory / "password"),
-            "--certfile", str(certificate), "--keyfile", str(key), "--rate", self.rate, "--port", "0",
+            "--certfile", str(certificate), "--keyfile", str(key), "--rate", self.rate, "--port", "0", *self.more,
             log=self.directory / "log",
         )  # fmt: skip
         assert self.process.stdout is not None
@@ -112,10 +118,14 @@ class Served:
         with self.process:
             return self.process.wait(20)
 
-    def call(self, path: str, body: bytes | None = None, *, token: str | None = None) -> Answer:
+    def call(
+        self, path: str, body: bytes | None = None, *, token: str | None = None, forwarded_for: str = ""
+    ) -> Answer:
         """Without a token of its own it is the good one; "" sends none."""
         token = self.token if token is None else token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if forwarded_for:
+            headers["X-Forwarded-For"] = forwarded_for
         request = urllib.request.Request(f"{self.url}{path}", data=body, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=30, context=self.tls) as response:
@@ -165,8 +175,8 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, rate: str = "1000/minute") -> Iterator[Served]:
-    served = Served(directory, rate)
+def serving(directory: Path, rate: str = "1000/minute", *more: str) -> Iterator[Served]:
+    served = Served(directory, rate, more)
     served.start()
     try:
         yield served
@@ -307,13 +317,27 @@ def test_a_body_without_end_is_cut_off_where_it_gets_too_large(served: Served) -
 def test_too_many_calls_by_one_token_are_told_when_to_come_again(tmp_path: Path) -> None:
     with serving(tmp_path, rate="3/minute") as served:
         request = served.device.request()
+        assert [served.contact(b"x", token="lat_guessed").status for _ in range(2)] == [401, 401]
+        assert [served.contact(b"x", token="").status for _ in range(3)] == [401, 429, 429]
         assert [served.contact(request).status for _ in range(4)] == [200, 200, 200, 429]
         answer = served.contact(request)
         assert answer.code == "rate-exceeded"
         assert 1 <= int(answer.headers["Retry-After"]) <= 60
         other = add_token(served.register, "another", now=1)
-        assert served.contact(request, token=other).status == 429  # from the same address
+        assert served.contact(request, token=other).status == 200  # from the same address
         assert served.call("/healthz").status == 200
+
+
+@pytest.mark.parametrize(
+    ("more", "statuses"),
+    [((), [401, 401, 429]), (("--proxy", "127.0.0.1"), [401] * 3), (("--proxy", "192.0.2.1"), [401, 401, 429])],
+)
+def test_a_caller_is_whom_a_proxy_says_only_where_that_proxy_is_known(
+    tmp_path: Path, more: tuple[str, ...], statuses: list[int]
+) -> None:
+    with serving(tmp_path, "2/minute", *more) as served:
+        told = [served.call("/v1/contacts", b"x", token="", forwarded_for=f"192.0.2.{each}") for each in (7, 8, 9)]
+        assert [each.status for each in told] == statuses
 
 
 def test_roots_need_no_token(served: Served) -> None:
@@ -352,9 +376,44 @@ def test_unknown_paths_and_methods_are_refused_in_the_same_form(served: Served) 
 def test_health_says_that_the_register_is_gone(alone: Served) -> None:
     assert json.loads(alone.call("/healthz", token="").body) == {"status": "ok"}
     (alone.directory / "authority" / "authority.db").write_bytes(bytes(8_192))
+    time.sleep(HEALTH_WAIT_S)
     answer = alone.call("/healthz", token="")
     assert answer.status == 500
     assert answer.code in {"register-corrupt", "file-unusable"}
+    for told in (answer, alone.contact(alone.device.request())):
+        assert told.status == 500
+        assert json.loads(told.body)["message"].endswith("the vendor's side has a fault, its log says which")
+    assert "500 register-corrupt: cannot use the register /" in alone.log()
+
+
+def test_health_of_a_register_that_is_held_is_told_after_a_second_and_stops_nobody_else(alone: Served) -> None:
+    with alone.register.transaction(), ThreadPoolExecutor(50) as callers:
+        asked = [callers.submit(alone.call, "/healthz", token="") for _ in range(50)]
+        began = time.monotonic()
+        assert alone.call("/v1/roots", token="").status == 200
+        answers = [each.result() for each in asked]
+        assert time.monotonic() - began < LOCK_WAIT_S / 2
+    assert {(each.status, each.code) for each in answers} == {(503, "register-busy")}
+    assert int(answers[0].headers["Retry-After"]) > 0
+
+
+def test_a_keyring_that_cannot_be_opened_any_more_is_the_vendors_fault(alone: Served) -> None:
+    alone.device.install(alone.contact(alone.device.request()).body)
+    (alone.directory / "authority" / "roots" / "2.json").write_bytes(b"{}")
+    answer = alone.contact(alone.device.request())
+    assert (answer.status, answer.code) == (500, "authority-missing")
+    assert str(alone.directory).encode() not in answer.body
+
+
+@pytest.mark.parametrize("error", [PasswordNeededError("cannot open /x"), PasswordWrongError("cannot open /x")])
+def test_a_password_is_the_vendors_fault(error: LicensedError) -> None:
+    app = FastAPI()
+    answer_errors(app)
+    handle = app.exception_handlers[LicensedError]
+    answer = handle(Request({"type": "http", "method": "GET", "path": "/", "headers": []}), error)
+    assert isinstance(answer, JSONResponse)
+    assert (answer.status_code, json.loads(bytes(answer.body))["code"]) == (500, error.code)
+    assert b"/x" not in bytes(answer.body)
 
 
 def test_the_log_names_who_and_what_but_holds_no_secret(alone: Served) -> None:
