@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from conservation.chance import Choice
 from conservation.field import Field
 from conservation.main import SHORT_SEQUENCES, a_vendor, play
-from conservation.rules import RULES, Choice
+from conservation.rules import RULES
 
 pytestmark = pytest.mark.timeout(1_800)
 
