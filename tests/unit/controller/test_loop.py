@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from smartserver_licensed.controller.loop import Controller
 from smartserver_licensed.controller.policy import Policy
@@ -15,10 +14,11 @@ from smartserver_licensed.domain.ledger_state import GrantInstalled, LedgerState
 from smartserver_licensed.domain.licenses import License, LicenseType
 from smartserver_licensed.domain.status import State
 from smartserver_licensed.formats import iap
-from smartserver_licensed.formats.connection import BrokerEvent, Connected, Received
+from smartserver_licensed.formats.connection import Connected, Received
 from smartserver_licensed.formats.ledger import encode_snapshot
 from support.documents import grant_of, make_trust, sealed
-from support.ports import MemoryLedger, Nobody, RecordingBroker, SetClocks, keeper_of
+from support.ports import MemoryLedger, Nobody, SetClocks, keeper_of
+from support.stage import EchoingBroker
 
 THREE = grant_of(License("cap-1", LicenseType.CAPACITY, 3))
 FLOOR_S = 1_795_478_400
@@ -27,21 +27,6 @@ DO = "glp/0/17qei61/rq/dev/modbus"
 
 
 @dataclass
-class EchoingBroker(RecordingBroker):
-    """Delivers what a test puts in, and the daemon's own markers."""
-
-    events: deque[BrokerEvent] = field(default_factory=deque)
-
-    async def take(self, limit: int = 1_000, timeout_s: float | None = None) -> list[BrokerEvent]:
-        await asyncio.sleep(0)
-        return [self.events.popleft() for _ in range(min(limit, len(self.events)))]
-
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
-        if topic == iap.MARKER_TOPIC:
-            self.events.append(Received(topic, payload, is_retained=False))
-        return super().publish(topic, payload, qos=qos, retain=retain)
-
-
 class Stage:
     """A controller that has seen a first snapshot, with a capacity of three: two devices."""
 
