@@ -116,7 +116,7 @@ def test_an_old_copy_and_a_lost_anchor_are_wrong_until_a_new_grant_is_installed(
             code, checks = examined(box)
             assert (code, wrong(checks)) == (1, {"ledger", "anchor"})
             assert checks["ledger"]["why"].startswith(f"{condition}: ")
-            assert {"licensectl install FILE" in checks[name]["todo"] for name in ("ledger", "anchor")} == {True}
+            assert {"licensectl install ANSWER" in checks[name]["todo"] for name in ("ledger", "anchor")} == {True}
             screen = box.ctl("status").stdout.decode()
             assert f"Storage is {condition}: " in screen
             assert "licensectl install FILE" in screen
