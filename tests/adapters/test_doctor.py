@@ -119,7 +119,7 @@ def test_an_old_copy_and_a_lost_anchor_are_wrong_until_a_new_grant_is_installed(
             assert {"licensectl install ANSWER" in checks[name]["todo"] for name in ("ledger", "anchor")} == {True}
             screen = box.ctl("status").stdout.decode()
             assert f"Storage is {condition}: " in screen
-            assert "licensectl install FILE" in screen
+            assert "licensectl install ANSWER" in screen
             assert box.ctl("acknowledge", check=False).returncode == 4
             box.license(5)
             assert wrong(examined(box)[1]) == set()

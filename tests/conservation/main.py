@@ -1,4 +1,4 @@
-"""`make conserve`: many sequences of whatever can happen to licenses; one table, build/conservation.json beside it.
+"""`make conservation`: many sequences of whatever can happen to licenses; one table, build/conservation.json beside it.
 
 Rules: a tenth of the sequences is driven by Hypothesis, which shrinks what it finds, the others by seeds, which are
 twice as fast; `--short` is CI's form. `--seed N` tells the story of one sequence. Exit code 0 when all sequences were
@@ -207,7 +207,7 @@ def show(rows: list[Found]) -> str:
 
 def main() -> int:
     """Run; the exit code."""
-    parser = argparse.ArgumentParser(prog="make conserve", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="make conservation", description=__doc__.partition("\n")[0])
     parser.add_argument("--short", action="store_true", help=f"CI's form: {SHORT_SEQUENCES:,} sequences")
     parser.add_argument("--sequences", type=int, metavar="N", help=f"default: {SEQUENCES:,}")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (%(default)s)")

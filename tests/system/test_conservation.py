@@ -1,4 +1,4 @@
-"""`make conserve` in its short form; and the model that it holds the programs to notices what it is made for."""
+"""`make conservation` in its short form; and the model that it holds the programs to notices what it is made for."""
 
 from __future__ import annotations
 
