@@ -67,8 +67,13 @@ def _serve(options: argparse.Namespace) -> int:
         scheme = "https" if options.certfile else "http"
         say(f"serving {scheme}://{f'[{host}]' if ':' in host else host}:{port}")
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-        signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn stops, and then raises it anew: it should end with 0
-        uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+
+        def stop(*_: object) -> None:  # before uvicorn listens to signals, and when it raises them anew at its end
+            server.should_exit = True
+
+        signal.signal(signal.SIGTERM, stop)
+        server.run(sockets=[listener])
     return 0
 
 
