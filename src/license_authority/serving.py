@@ -63,16 +63,16 @@ def _serve(options: argparse.Namespace) -> int:
             forwarded_allow_ips=options.proxy,
         )
         _load_tls(config, options.certfile)
-        host, port = listener.getsockname()[:2]
-        scheme = "https" if options.certfile else "http"
-        say(f"serving {scheme}://{f'[{host}]' if ':' in host else host}:{port}")
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         server = uvicorn.Server(config)
 
         def stop(*_: object) -> None:  # before uvicorn listens to signals, and when it raises them anew at its end
             server.should_exit = True
 
         signal.signal(signal.SIGTERM, stop)
+        host, port = listener.getsockname()[:2]
+        scheme = "https" if options.certfile else "http"
+        say(f"serving {scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         server.run(sockets=[listener])
     return 0
 
