@@ -510,3 +510,13 @@ def test_a_token_is_shown_once_and_never_again(tmp_path: Path) -> None:
     assert served.token.encode() not in (tmp_path / "authority" / "authority.db").read_bytes()
     assert [each.name for each in list_tokens(served.register)] == ["token of 17qei61"]
     served.register.close()
+
+
+def test_a_signal_that_comes_before_it_listens_stops_it_all_the_same(tmp_path: Path) -> None:
+    assert main(["init", str(tmp_path / "authority")]) == 0
+    process = run_serve("--dir", str(tmp_path / "authority"), "--port", "0", log=tmp_path / "log")
+    assert process.stdout is not None
+    with process.stdout:
+        process.stdout.readline()  # said before uvicorn takes over the signals
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
